@@ -1,0 +1,40 @@
+"""Folders of images, one sub-folder per class, in torchvision's ImageFolder layout."""
+
+from pathlib import Path
+
+import torch
+
+from spimm.data.dataset import ImageData
+from spimm.data.files import ImageFiles
+from spimm.data.split import ImageSplit
+
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+DEFAULT_SIZE = 224
+
+
+def load_folder(root: Path, *, name: str, image_size: int | None = None) -> ImageData:
+    """The images under `root`/train and `root`/val (or test), read from disk as RGB squares of `image_size` (224).
+
+    Normalised with ImageNet's statistics. Raises FileNotFoundError for a missing folder and ValueError if the two
+    parts have different classes.
+    """
+    from torchvision.datasets import ImageFolder
+
+    held_out = next((part for part in ("val", "test") if (root / part).is_dir()), None)
+    if not (root / "train").is_dir() or held_out is None:
+        raise FileNotFoundError(f"{root} must hold the folders train/ and val/ (or test/), one sub-folder per class")
+    parts = {part: ImageFolder(str(root / part)) for part in ("train", held_out)}
+    classes = tuple(parts["train"].classes)
+    if tuple(parts[held_out].classes) != classes:
+        different = sorted(set(classes) ^ set(parts[held_out].classes))
+        raise ValueError(f"{root}: train and {held_out} must have the same classes, only one of them has {different}")
+    size = DEFAULT_SIZE if image_size is None else image_size
+    train, test = (_split(folder.samples, size) for folder in parts.values())
+    mean, std = IMAGENET_STATISTICS
+    note = f"images of {root.name}/, test = its {held_out} folder"
+    return ImageData(name=name, train=train, test=test, class_names=classes, mean=mean, std=std, note=note)
+
+
+def _split(samples: list[tuple[str, int]], size: int) -> ImageSplit:
+    paths, labels = zip(*samples, strict=True)
+    return ImageSplit(ImageFiles(paths=paths, size=size), torch.tensor(labels))

@@ -1,0 +1,150 @@
+"""Batches whose order and augmentation depend on (seed, epoch, batch index, rank) and on nothing else.
+
+Legend: B images per batch, C channels, H W space, N images in the split.
+"""
+
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from spimm.data.split import ImageSplit
+from spimm.data.transforms import Augment, normalize
+
+Batch = tuple[Tensor, Tensor]
+
+DEFAULT_CROP_SCALE = (0.08, 1.0)
+# First word of every seed, so that the order and the augmentation never share a stream.
+_ORDER, _AUGMENT = 1, 2
+
+
+@dataclass(frozen=True, eq=False)
+class Loader:
+    """Normalised batches of a split: (float32 [B, C, H, W] in channels-last memory, int64 [B]).
+
+    batch_size: images per batch and rank. mean, std: per channel on the 0..1 scale. augment: None for evaluation.
+    shuffle: a new order every epoch. drop_last: leave out the images that do not fill a batch on every rank.
+    num_workers: processes that prepare batches, worth their cost for image files; the batches do not depend on it.
+    rank, world_size: the ranks share each global batch of world_size * batch_size images, without overlap. Every rank
+    gets the same number of batches; without drop_last the last two may be smaller.
+    """
+
+    split: ImageSplit
+    batch_size: int
+    _: KW_ONLY
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: Augment | None = None
+    shuffle: bool = False
+    drop_last: bool = False
+    seed: int = 0
+    num_workers: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("batch_size", 1), ("seed", 0), ("num_workers", 0), ("world_size", 1)):
+            if getattr(self, name) < lowest:
+                raise ValueError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank must lie in [0, {self.world_size}), got {self.rank}")
+        if not len(self.mean) == len(self.std) == self.split.in_chans:
+            wanted = self.split.in_chans
+            raise ValueError(f"mean and std need {wanted} values (channels), got {self.mean} and {self.std}")
+        if self.augment and self.augment.crop_scale and isinstance(self.split.images, Tensor):
+            raise ValueError(f"crop_scale is for image files, got {self.augment.crop_scale} for images in memory")
+        smallest = min((stop - start for start, stop in map(self._bounds, range(len(self))[-2:])), default=0)
+        if smallest < self.world_size:
+            seen = f"{len(self.split)} images, batch_size {self.batch_size}, world_size {self.world_size}"
+            raise ValueError(f"every rank must have an image in every batch, got {seen}, drop_last {self.drop_last}")
+
+    def __len__(self) -> int:
+        """Batches per epoch, the same on every rank."""
+        images, together = len(self.split), self.batch_size * self.world_size
+        return images // together if self.drop_last else -(-images // together)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Epoch 0, every time; training asks `iterate` for the epoch it wants."""
+        return self.iterate(0)
+
+    def iterate(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from `start_batch` on, exactly as an uninterrupted run sees them.
+
+        Batches before `start_batch` cost nothing.
+        """
+        if epoch < 0:
+            raise ValueError(f"epoch must be at least 0, got {epoch}")
+        if not 0 <= start_batch <= len(self):
+            raise ValueError(f"start_batch must lie in [0, {len(self)}], got {start_batch}")
+        batches = _EpochBatches(self, epoch, self._order(epoch))
+        remaining = range(start_batch, len(self))
+        if self.num_workers == 0:
+            return (batches[index] for index in remaining)
+        # Its own generator, because a DataLoader otherwise takes a number from the global one.
+        workers = DataLoader(
+            batches,
+            batch_size=None,
+            sampler=remaining,
+            num_workers=self.num_workers,
+            collate_fn=_unchanged,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+        return iter(workers)
+
+    def _order(self, epoch: int) -> Tensor:
+        """Indices of the split in the order of the epoch, the same on every rank. [N]"""
+        if not self.shuffle:
+            return torch.arange(len(self.split))
+        return torch.randperm(len(self.split), generator=_generator(_ORDER, self.seed, epoch))
+
+    def _bounds(self, index: int) -> tuple[int, int]:
+        """Where global batch `index` starts and stops in the order.
+
+        The last one takes images from the one before it if it has fewer images than there are ranks.
+        """
+        together, last = self.batch_size * self.world_size, len(self) - 1
+        if self.drop_last or index < last - 1:
+            return index * together, (index + 1) * together
+        cut = min(last * together, max(len(self.split) - self.world_size, 0))
+        return (cut, len(self.split)) if index == last else (index * together, cut)
+
+    def _batch(self, order: Tensor, epoch: int, index: int) -> Batch:
+        start, stop = self._bounds(index)
+        count = stop - start
+        first, end = (start + count * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        chosen = order[first:end]
+        if self.augment is None:
+            return normalize(self.split.read(chosen), self.mean, self.std), self.split.labels[chosen]
+        generator = _generator(_AUGMENT, self.seed, epoch, index, self.rank)
+        crop_scale = None if isinstance(self.split.images, Tensor) else self.augment.crop_scale or DEFAULT_CROP_SCALE
+        images = self.split.read(chosen, crop_scale=crop_scale, generator=generator)
+        images = normalize(self.augment.move(images, generator), self.mean, self.std)
+        return self.augment.hide(images, generator), self.split.labels[chosen]
+
+
+@dataclass(frozen=True, eq=False)
+class _EpochBatches(Dataset[Batch]):
+    """The batches of one epoch, by index."""
+
+    loader: Loader
+    epoch: int
+    order: Tensor
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.loader._batch(self.order, self.epoch, index)
+
+
+def _generator(*words: int) -> torch.Generator:
+    seed = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(seed))
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch

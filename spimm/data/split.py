@@ -1,0 +1,103 @@
+"""One split of a data set: images in memory or on disk, and their labels.
+
+Legend: N images in the split, B images per read, C channels, H W space.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spimm.data.files import ImageFiles
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSplit:
+    """Map-style data set of labelled images: `split[k]` is (uint8 [C, H, W], int).
+
+    images: uint8 [N, H, W, C] held in memory, or `ImageFiles` decoded when read. labels: int64 [N], not negative.
+    """
+
+    images: Tensor | ImageFiles
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if isinstance(self.images, Tensor) and (self.images.dtype != torch.uint8 or self.images.dim() != 4):
+            seen = f"{self.images.dtype} {list(self.images.shape)}"
+            raise ValueError(f"images must be uint8 [N, H, W, C], got {seen}")
+        if self.labels.dtype != torch.int64 or self.labels.dim() != 1:
+            raise ValueError(f"labels must be int64 [N], got {self.labels.dtype} {list(self.labels.shape)}")
+        if len(self.images) != len(self.labels):
+            raise ValueError(f"images and labels must agree in length, got {len(self.images)} and {len(self.labels)}")
+        if len(self.labels) == 0:
+            raise ValueError("a split must hold at least one image, got none")
+        if isinstance(self.images, Tensor) and self.images.numel() == 0:
+            raise ValueError(f"images must have at least one pixel, got {list(self.images.shape)}")
+        if int(self.labels.min()) < 0:
+            where = int(self.labels.argmin())
+            raise ValueError(f"labels must not be negative, got {int(self.labels[where])} at index {where}")
+
+    @classmethod
+    def from_arrays(cls, images: np.ndarray, labels: np.ndarray) -> "ImageSplit":
+        """A split in memory from uint8 [N, H, W] or [N, H, W, C] and integer labels [N]."""
+        if images.dtype != np.uint8 or images.ndim not in (3, 4):
+            raise ValueError(f"images must be uint8 [N, H, W] or [N, H, W, C], got {images.dtype} {list(images.shape)}")
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(f"labels must be integers, got {labels.dtype} {list(labels.shape)}")
+        images_NHWC = images if images.ndim == 4 else images[..., None]
+        # torch cannot share memory with a read-only or a reversed array, so those are copied.
+        return cls(
+            torch.from_numpy(np.require(images_NHWC, requirements=["C", "W"])),
+            torch.from_numpy(labels.astype(np.int64)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index must lie in [{-len(self)}, {len(self)}), got {index}")
+        position = torch.tensor([index % len(self)])
+        return self.read(position)[0], int(self.labels[index])
+
+    @property
+    def in_chans(self) -> int:
+        return self.images.shape[3] if isinstance(self.images, Tensor) else 3
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of every image read."""
+        if isinstance(self.images, Tensor):
+            return self.images.shape[1], self.images.shape[2]
+        return self.images.size, self.images.size
+
+    def subset(self, indices: Sequence[int] | Tensor | np.ndarray) -> "ImageSplit":
+        """The images at `indices` (integers in [0, N), repeats allowed), in that order."""
+        index = torch.as_tensor(indices)
+        if index.dim() != 1 or not len(index) or index.is_floating_point() or index.dtype == torch.bool:
+            raise ValueError(f"indices must be a non-empty list of integers, got {index.dtype} {list(index.shape)}")
+        if int(index.min()) < 0 or int(index.max()) >= len(self):
+            seen = f"{int(index.min())} to {int(index.max())}"
+            raise ValueError(f"indices must lie in [0, {len(self)}), got {seen}")
+        index = index.long()
+        kept = self.images[index] if isinstance(self.images, Tensor) else self.images.subset(index.tolist())
+        return ImageSplit(kept, self.labels[index])
+
+    def read(
+        self,
+        indices: Tensor,
+        *,
+        crop_scale: tuple[float, float] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The images at `indices` (int64 [B]): uint8 [B, C, H, W] in channels-last memory.
+
+        crop_scale, generator: see `ImageFiles.read`; images in memory have one size and take no crop.
+        """
+        if isinstance(self.images, ImageFiles):
+            return self.images.read(indices.tolist(), crop_scale=crop_scale, generator=generator)
+        if crop_scale is not None:
+            raise ValueError(f"crop_scale is for image files, got {crop_scale} for images in memory")
+        return self.images.index_select(0, indices).permute(0, 3, 1, 2)

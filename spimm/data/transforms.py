@@ -1,0 +1,161 @@
+"""Batch transforms: every image of a batch draws its own shift, flip, rotation and patch, with no Python loop.
+
+Legend: N or B images, C channels, H W space. Images are [B, C, H, W] unless the name says NHWC. Random transforms draw
+from the given generator, which lives on the device of the images.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Patch area as a fraction of the image, and patch height / width: Zhong et al. 2020, Random Erasing, section 4.
+PATCH_AREA = (0.02, 1 / 3)
+PATCH_RATIO = (0.3, 3.3)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What training images go through, drawn anew for each image.
+
+    pad: shift by up to `pad` pixels each way, black comes in at the border (= crop from a padded image).
+    flip: mirror left-right with probability 1/2. rotate: turn by up to `rotate` degrees each way.
+    erase: probability that a random rectangle is replaced by noise.
+    crop_scale: image files only, area range of their random resized crop; None means (0.08, 1).
+    """
+
+    pad: int = 0
+    flip: bool = False
+    erase: float = 0.0
+    rotate: float = 0.0
+    crop_scale: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.pad < 0:
+            raise ValueError(f"pad must be at least 0 pixels, got {self.pad}")
+        if not 0 <= self.erase <= 1:
+            raise ValueError(f"erase must be a probability in [0, 1], got {self.erase}")
+        if not 0 <= self.rotate <= 180:
+            raise ValueError(f"rotate must lie in [0, 180] degrees, got {self.rotate}")
+        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale must be (low, high) with 0 < low <= high <= 1, got {self.crop_scale}")
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """`move`, then `hide`."""
+        return self.hide(self.move(images, generator), generator)
+
+    def move(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Rotated, shifted and flipped images, uint8 or float [B, C, H, W] -> same. Black is 0: use before norm."""
+        if self.rotate:
+            images = rotate(images, self.rotate, generator)
+        if self.pad:
+            images = shift(images, self.pad, generator)
+        return flip(images, generator) if self.flip else images
+
+    def hide(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Images with erased patches, uint8 or float [B, C, H, W] -> same. Float noise is N(0, 1): use after norm."""
+        return erase(images, self.erase, generator) if self.erase else images
+
+
+def shift(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
+    """Images moved by whole pixels in [-pad, pad], rows and columns apart; zeros come in. [B, C, H, W] -> same."""
+    batch, channels, height, width = images.shape
+    padded_BHWC = F.pad(images.permute(0, 2, 3, 1), (0, 0, pad, pad, pad, pad)).contiguous()
+    padded_height, padded_width = height + 2 * pad, width + 2 * pad
+    device = images.device
+    top, left = torch.randint(2 * pad + 1, (2, batch, 1), generator=generator, device=device)
+    row = torch.arange(batch, device=device)[:, None] * padded_height + top + torch.arange(height, device=device)
+    start = (row * padded_width + left) * channels  # [B, H], first element of every output row
+    # All rows of W * C neighbours, as an overlapping view: picking rows from it copies each one in a single piece.
+    windows = padded_BHWC.flatten().unfold(0, width * channels, 1)
+    shifted = windows.index_select(0, start.flatten()).view(batch, height, width, channels)
+    return shifted.permute(0, 3, 1, 2)
+
+
+def flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Images mirrored left-right with probability 1/2 each. [B, C, H, W] -> same."""
+    chosen = (torch.rand(len(images), generator=generator, device=images.device) < 0.5).nonzero().flatten()
+    images_BHWC = images.permute(0, 2, 3, 1)
+    mirrored = images_BHWC.index_select(0, chosen).flip(2)
+    return images_BHWC.index_copy(0, chosen, mirrored).permute(0, 3, 1, 2)
+
+
+def rotate(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
+    """Images turned about their centre by an angle in [-degrees, degrees], bilinear, zeros outside. -> same."""
+    height, width = images.shape[-2:]
+    draw = torch.rand(len(images), generator=generator, device=images.device)
+    angle = (2 * draw - 1) * math.radians(degrees)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    theta = torch.stack([cos, -sin * height / width, zero, sin * width / height, cos, zero], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    turned = F.grid_sample(images.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    if not images.is_floating_point():
+        turned = turned.round_().clamp_(0, 255)
+    return turned.to(images.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def erase(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Images in which, with `probability`, one rectangle holds noise: N(0, 1), or uniform bytes for uint8. -> same.
+
+    Sides are drawn from `PATCH_AREA` and `PATCH_RATIO` and cut to the image (Zhong et al. 2020).
+    """
+    device, (height, width) = images.device, images.shape[-2:]
+    chosen, area, ratio, top, left = torch.rand(5, len(images), generator=generator, device=device)
+    selected = (chosen < probability).nonzero().flatten()
+    area = height * width * (PATCH_AREA[0] + area[selected] * (PATCH_AREA[1] - PATCH_AREA[0]))
+    low, high = math.log(PATCH_RATIO[0]), math.log(PATCH_RATIO[1])
+    ratio = (low + ratio[selected] * (high - low)).exp()
+    rows = _span((area * ratio).sqrt(), top[selected], height)
+    columns = _span((area / ratio).sqrt(), left[selected], width)
+    mask = (rows[:, :, None] & columns[:, None, :])[..., None]  # [selected, H, W, 1]
+    images_BHWC = images.permute(0, 2, 3, 1)
+    kept = images_BHWC.index_select(0, selected)
+    if images.is_floating_point():
+        noise = torch.randn(kept.shape, generator=generator, device=device, dtype=images.dtype)
+    else:
+        noise = torch.randint(256, kept.shape, generator=generator, device=device, dtype=images.dtype)
+    return images_BHWC.index_copy(0, selected, torch.where(mask, noise, kept)).permute(0, 3, 1, 2)
+
+
+def _span(length: Tensor, position: Tensor, size: int) -> Tensor:
+    """Which of `size` pixels lie in an interval: length in pixels and position in [0, 1), [K] -> bool [K, size]."""
+    length = length.round().clamp(1, size)
+    start = (position * (size - length + 1)).floor()
+    pixel = torch.arange(size, device=length.device)
+    return (pixel >= start[:, None]) & (pixel < (start + length)[:, None])
+
+
+def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(images / 255 - mean) / std, uint8 [B, C, H, W] -> float32, same shape, channels-last memory."""
+    batch, channels, height, width = images.shape
+    scale = 1 / (255 * torch.tensor(std, device=images.device))
+    offset = 255 * torch.tensor(mean, device=images.device) * scale
+    # One long row for each image: a broadcast over three innermost channels is twice as slow.
+    flat = images.permute(0, 2, 3, 1).reshape(batch, -1).to(torch.float32, copy=True)
+    flat.mul_(scale.repeat(height * width)).sub_(offset.repeat(height * width))
+    return flat.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def resize(images_NHWC: Tensor, size: int) -> Tensor:
+    """Antialiased bilinear squares, uint8 [N, H, W, C] -> uint8 [N, size, size, C]. Aspect ratio is not kept."""
+    if size < 1:
+        raise ValueError(f"image_size must be at least 1 pixel, got {size}")
+    if tuple(images_NHWC.shape[1:3]) == (size, size):
+        return images_NHWC
+    images = images_NHWC.permute(0, 3, 1, 2)
+    resized = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    return resized.permute(0, 2, 3, 1).contiguous()
+
+
+def channel_statistics(images_NHWC: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel on the 0..1 scale, exact, from uint8 [N, H, W, C]."""
+    level = torch.arange(256, dtype=torch.float64) / 255
+    means, deviations = [], []
+    for channel in images_NHWC.unbind(-1):
+        weight = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+        mean = (weight * level).sum()
+        means.append(mean.item())
+        deviations.append((weight * (level - mean) ** 2).sum().sqrt().item())
+    return tuple(means), tuple(deviations)

@@ -1,0 +1,70 @@
+"""What the compiled CPU ops share: layout rules, addresses, and the call of the extension."""
+
+import functools
+import types
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from spimm.kernels.dynamics import Dynamics
+
+STORAGE = {torch.float32: 0, torch.bfloat16: 1}
+
+
+@functools.cache
+def extension() -> types.ModuleType | str:
+    """The compiled module, or the reason why there is none."""
+    try:
+        from spimm.kernels import _cpu
+    except ImportError as error:
+        return f"the compiled extension could not be imported ({error}); reinstall spimm with a C++20 compiler"
+    return _cpu
+
+
+def unsupported(x: Tensor, *_: object, **__: object) -> str | None:
+    """Why the compiled ops cannot serve an input like x, or None."""
+    if x.device.type != "cpu":
+        return f"it needs CPU tensors, x is on {x.device}"
+    if x.dtype not in STORAGE:
+        return f"it stores float32 or bfloat16, x is {str(x.dtype).removeprefix('torch.')}"
+    module = extension()
+    return module if isinstance(module, str) else None
+
+
+class NeuronCode(NamedTuple):
+    """The part of Dynamics that is not differentiated, as plain values that an op schema can carry."""
+
+    soft_reset: bool
+    detach_reset: bool
+    shape: int
+    surrogate_a: float
+    surrogate_b: float
+
+    @classmethod
+    def of(cls, dynamics: Dynamics) -> "NeuronCode":
+        return cls(
+            dynamics.soft_reset, dynamics.detach_reset, dynamics.surrogate.shape, *map(float, dynamics.surrogate.parameters)
+        )
+
+    SCHEMA = "bool soft_reset, bool detach_reset, int shape, float surrogate_a, float surrogate_b"
+
+
+def address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def channels_last(x: Tensor, channel_dim: int = 2) -> Tensor:
+    """x with the memory order (first dimensions, ..., channel); a view where it has that order already."""
+    moved = x.movedim(channel_dim, -1)
+    return x if moved.is_contiguous() else moved.contiguous().movedim(-1, channel_dim)
+
+
+def empty_steps(x: Tensor, num_steps: int) -> Tensor:
+    """An uninitialised [num_steps, ...] tensor whose steps are laid out in memory as x[0] is."""
+    step = x[0]
+    return x.new_empty_strided((num_steps, *step.shape), (step.numel(), *step.stride()))
+
+
+def num_threads() -> int:
+    return torch.get_num_threads()

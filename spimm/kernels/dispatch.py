@@ -1,0 +1,79 @@
+"""Backends of the ops: which exist, which can serve a call, and the choice between them.
+
+`auto` takes the first backend, in the order of registration, that supports the call, and logs each new choice once.
+A backend asked for by name serves the call or raises with the reason: there is no silent fallback.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+logger = logging.getLogger("spimm.kernels")
+
+
+class Backend(NamedTuple):
+    """`unsupported(*args, **kwargs)` gives the reason why `run` cannot serve the same call, or None."""
+
+    name: str
+    run: Callable[..., Any]
+    unsupported: Callable[..., str | None]
+
+
+_backends: dict[str, list[Backend]] = {}
+_default = "auto"
+_logged: set[tuple[str, str]] = set()
+
+
+def register(op: str, name: str, run: Callable[..., Any], unsupported: Callable[..., str | None]) -> None:
+    """Adds a backend to an op; earlier ones are preferred by `auto`. Raises ValueError on a clash of names."""
+    entries = _backends.setdefault(op, [])
+    if any(entry.name == name for entry in entries):
+        raise ValueError(f"op {op!r} has a backend {name!r} already")
+    entries.append(Backend(name, run, unsupported))
+
+
+def list_backends(op: str) -> list[str]:
+    """Names of the backends of an op, the preferred one first."""
+    return [entry.name for entry in _backends[op]]
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Within the context, calls that say `backend="auto"` behave as if they named this backend."""
+    global _default
+    known = sorted({"auto", *(entry.name for entries in _backends.values() for entry in entries)})
+    if name not in known:
+        raise ValueError(f"unknown backend {name!r}; known ones are {', '.join(known)}")
+    before, _default = _default, name
+    try:
+        yield
+    finally:
+        _default = before
+
+
+def call(op: str, backend: str, *args: Any, **kwargs: Any) -> Any:
+    """Runs the op on the backend asked for. Raises ValueError for an unknown name, RuntimeError for one that cannot."""
+    wanted = _default if backend == "auto" else backend
+    entries = _backends[op]
+    if wanted == "auto":
+        for entry in entries:
+            if entry.unsupported(*args, **kwargs) is None:
+                _log_once(op, entry.name)
+                return entry.run(*args, **kwargs)
+        reasons = "; ".join(f"{entry.name}: {entry.unsupported(*args, **kwargs)}" for entry in entries)
+        raise RuntimeError(f"no backend of {op!r} supports this call: {reasons}")
+    for entry in entries:
+        if entry.name == wanted:
+            if reason := entry.unsupported(*args, **kwargs):
+                raise RuntimeError(f"backend {wanted!r} of {op!r} cannot serve this call: {reason}")
+            return entry.run(*args, **kwargs)
+    raise ValueError(f"unknown backend {wanted!r} of {op!r}; known ones are {', '.join(['auto', *list_backends(op)])}")
+
+
+def _log_once(op: str, name: str) -> None:
+    if not torch.compiler.is_compiling() and (op, name) not in _logged:
+        _logged.add((op, name))
+        logger.info("%s runs on backend %s", op, name)

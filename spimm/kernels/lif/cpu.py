@@ -1,0 +1,97 @@
+"""LIF through the compiled extension: fp32 or bf16 storage, fp32 arithmetic, any dense layout with time outermost."""
+
+import torch
+from torch import Tensor
+
+from spimm.kernels.cpu import STORAGE, NeuronCode, address, empty_steps, extension, num_threads
+from spimm.kernels.dynamics import Dynamics
+
+_library = torch.library.Library("spimm", "FRAGMENT")
+_library.define(f"lif(Tensor x, Tensor? v, Tensor coefficients, int num_steps, {NeuronCode.SCHEMA}) -> (Tensor, Tensor)")
+_library.define(
+    "lif_backward(Tensor grad_spikes, Tensor grad_v, Tensor x, Tensor? v, Tensor coefficients, bool learns, "
+    f"{NeuronCode.SCHEMA}) -> (Tensor, Tensor, Tensor)"
+)
+
+
+def lif(x: Tensor, dynamics: Dynamics, v: Tensor | None = None, *, num_steps: int) -> tuple[Tensor, Tensor]:
+    """As reference.lif."""
+    x = _dense_steps(x)
+    if v is not None:
+        v = _like_step(v.to(x.dtype) - dynamics.rest, x)
+    spikes, v_end = torch.ops.spimm.lif(x, v, dynamics.coefficients(), num_steps, *NeuronCode.of(dynamics))
+    return spikes, v_end + dynamics.rest if dynamics.rest else v_end
+
+
+def _dense_steps(x: Tensor) -> Tensor:
+    """x itself if each step is a dense block and steps follow one another, else a contiguous copy."""
+    step = x[0]
+    dense = torch.ops.aten.is_non_overlapping_and_dense(step) and (len(x) == 1 or x.stride(0) == step.numel())
+    return x if dense else x.contiguous()
+
+
+def _like_step(v: Tensor, x: Tensor) -> Tensor:
+    return v if v.stride() == x[0].stride() else torch.empty_strided(v.shape, x[0].stride(), dtype=v.dtype).copy_(v)
+
+
+def _extent(x: Tensor, num_steps: int) -> tuple[int, int, int, bool]:
+    return num_steps, x[0].numel(), 1, len(x) != num_steps
+
+
+@torch.library.impl(_library, "lif", "CPU")
+def _forward(x: Tensor, v: Tensor | None, coefficients: Tensor, num_steps: int, *code: int) -> tuple[Tensor, Tensor]:
+    spikes, v_end = empty_steps(x, num_steps), torch.empty_like(x[0])
+    neuron = (*coefficients.tolist(), *code)
+    extension().lif_forward(
+        STORAGE[x.dtype], neuron, _extent(x, num_steps), num_threads(), x.data_ptr(), 0, address(v), 0, 0,
+        spikes.data_ptr(), v_end.data_ptr(),
+    )  # fmt: skip
+    return spikes, v_end
+
+
+@torch.library.register_fake("spimm::lif", lib=_library)
+def _forward_fake(x: Tensor, v: Tensor | None, coefficients: Tensor, num_steps: int, *code: int) -> tuple[Tensor, Tensor]:
+    return empty_steps(x, num_steps), torch.empty_like(x[0])
+
+
+@torch.library.impl(_library, "lif_backward", "CPU")
+def _backward(
+    grad_spikes: Tensor, grad_v: Tensor, x: Tensor, v: Tensor | None, coefficients: Tensor, learns: bool, *code: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    num_steps = len(grad_spikes)
+    spikes_like = empty_steps(x, num_steps)
+    if grad_spikes.stride() != spikes_like.stride():
+        grad_spikes = spikes_like.copy_(grad_spikes)
+    grad_v = _like_step(grad_v, x)
+    grad_x, grad_v0 = torch.empty_like(x), torch.empty_like(x[0])
+    grad_coefficients = torch.zeros(3, dtype=torch.float64)
+    extension().lif_backward(
+        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), num_threads(), x.data_ptr(), 0,
+        address(v), 0, 0, 0, 0, False, grad_spikes.data_ptr(), grad_v.data_ptr(), grad_x.data_ptr(), 0,
+        grad_v0.data_ptr(), 0, 0, grad_coefficients.data_ptr() if learns else 0,
+    )  # fmt: skip
+    return grad_x, grad_v0, grad_coefficients
+
+
+@torch.library.register_fake("spimm::lif_backward", lib=_library)
+def _backward_fake(
+    grad_spikes: Tensor, grad_v: Tensor, x: Tensor, v: Tensor | None, coefficients: Tensor, learns: bool, *code: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(x[0]), coefficients.new_empty(3)
+
+
+def _setup_context(ctx, inputs, output) -> None:  # noqa: ANN001
+    x, v, coefficients, ctx.num_steps, *ctx.code = inputs
+    ctx.save_for_backward(x, v, coefficients)
+
+
+def _autograd(ctx, grad_spikes: Tensor, grad_v: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+    x, v, coefficients = ctx.saved_tensors
+    learns = ctx.needs_input_grad[2]
+    grad_x, grad_v0, grad_coefficients = torch.ops.spimm.lif_backward(
+        grad_spikes, grad_v, x, v, coefficients, learns, *ctx.code
+    )
+    return grad_x, grad_v0 if v is not None else None, grad_coefficients if learns else None, *[None] * 6
+
+
+torch.library.register_autograd("spimm::lif", _autograd, setup_context=_setup_context, lib=_library)

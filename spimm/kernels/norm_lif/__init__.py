@@ -1,0 +1,61 @@
+"""Batch norm, optional residual and LIF in one op: the conv output is read once and spikes are written once."""
+
+import torch
+from torch import Tensor
+
+from spimm.kernels import dispatch
+from spimm.kernels.cpu import unsupported as cpu_unsupported
+from spimm.kernels.dynamics import Dynamics
+from spimm.kernels.lif import steps_of
+from spimm.kernels.norm_lif import cpu, reference
+
+
+def norm_lif(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    dynamics: Dynamics,
+    *,
+    mean: Tensor | None = None,
+    variance: Tensor | None = None,
+    residual: Tensor | None = None,
+    num_steps: int | None = None,
+    eps: float = 1e-5,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Spikes LIF(BN(x) + residual), and the mean and biased variance that BN used, in float32 (float64 for float64 x).
+
+    x: [T, B, C, ...], or [1, B, C, ...] with `num_steps` for an input shared by all steps -> [T, B, C, ...], [C], [C].
+    weight, bias: [C]. mean, variance: [C], both for given statistics (eval mode) or neither for those of the batch.
+    residual: [T, B, C, ...], added to the normalised input in front of the neuron.
+    Raises ValueError for shapes that do not fit. Gradients flow to x, weight, bias, residual and `dynamics`.
+    """
+    num_steps = steps_of(x, num_steps)
+    if x.dim() < 3:
+        raise ValueError(f"x has shape {tuple(x.shape)}; wanted [T, B, C, ...]")
+    for name, tensor in (("weight", weight), ("bias", bias), ("mean", mean), ("variance", variance)):
+        if tensor is not None and tensor.shape != (x.shape[2],):
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; x of shape {tuple(x.shape)} needs ({x.shape[2]},)")
+    if (mean is None) != (variance is None):
+        raise ValueError("give both mean and variance, or neither")
+    if residual is not None and residual.shape != (num_steps, *x.shape[1:]):
+        raise ValueError(f"residual has shape {tuple(residual.shape)}; wanted {(num_steps, *x.shape[1:])}")
+    return dispatch.call(
+        "norm_lif", backend, x, weight, bias, dynamics, mean, variance, residual, num_steps=num_steps, eps=eps
+    )
+
+
+def _reference(
+    x: Tensor, weight: Tensor, bias: Tensor, dynamics: Dynamics, mean: Tensor | None, variance: Tensor | None,
+    residual: Tensor | None, *, num_steps: int, eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    compute = torch.promote_types(x.dtype, torch.float32)
+    spikes, mean, variance = reference.norm_lif(
+        x.to(compute), weight.to(compute), bias.to(compute), dynamics, mean, variance,
+        None if residual is None else residual.to(compute), num_steps=num_steps, eps=eps,
+    )  # fmt: skip
+    return spikes.to(x.dtype), mean, variance
+
+
+dispatch.register("norm_lif", "cpu", cpu.norm_lif, cpu_unsupported)
+dispatch.register("norm_lif", "reference", _reference, lambda *_, **__: None)

@@ -1,0 +1,39 @@
+"""Batch normalisation, residual and LIF in plain torch: the truth that every backend is tested against."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from spimm.kernels.dynamics import Dynamics
+from spimm.kernels.lif import reference as lif_reference
+
+
+def norm_lif(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    dynamics: Dynamics,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    residual: Tensor | None,
+    *,
+    num_steps: int,
+    eps: float,
+    fire: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Spikes, and the mean and biased variance used. x: [T or 1, B, C, ...] -> [T, B, C, ...], [C], [C].
+
+    z = weight (x - mean) / sqrt(variance + eps) + bias + residual; spikes = LIF(z). Without `mean` and `variance` those
+    of the batch are taken over every dimension but C, time included: one input shared by all steps has the same ones.
+    """
+    dims = [d for d in range(x.dim()) if d != 2]
+    if mean is None or variance is None:
+        variance, mean = torch.var_mean(x, dims, correction=0)
+    shape = [1, 1, -1] + [1] * (x.dim() - 3)
+    scale = weight * torch.rsqrt(variance + eps)
+    z = (x - mean.view(shape).to(x.dtype)) * scale.view(shape).to(x.dtype) + bias.view(shape).to(x.dtype)
+    if residual is not None:
+        z = z + residual
+    spikes, _ = lif_reference.lif(z, dynamics, num_steps=num_steps, fire=fire)
+    return spikes, mean.detach(), variance.detach()

@@ -1,0 +1,29 @@
+"""Blocks that two or more models share."""
+
+from spimm.layers.attention import ATTENTIONS, ChannelMask, QKAttention, SpikeProduct, TokenMask, qk_attention
+from spimm.layers.conv import ConvNormNeuron
+from spimm.layers.mlp import SpikingMLP
+from spimm.layers.patch import PATCH_FORMS, SPEDS, PatchForm
+from spimm.layers.shortcut import Residual, Shortcut, check_shortcut, entry, exit_neuron
+from spimm.layers.time import as_sequence, over_time
+
+__all__ = [
+    "ATTENTIONS",
+    "PATCH_FORMS",
+    "SPEDS",
+    "ChannelMask",
+    "ConvNormNeuron",
+    "PatchForm",
+    "QKAttention",
+    "Residual",
+    "Shortcut",
+    "SpikeProduct",
+    "SpikingMLP",
+    "TokenMask",
+    "as_sequence",
+    "check_shortcut",
+    "entry",
+    "exit_neuron",
+    "over_time",
+    "qk_attention",
+]

@@ -1,0 +1,63 @@
+"""Batch norm over time and batch, alone or in one op with the neuron behind it.
+
+Both take x: [T, B, C, H, W], or [1, ...] with `num_steps` for an input that is the same at every step: it is normalised
+once, and running statistics move as if it had been repeated.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from spimm.kernels import norm_lif
+from spimm.layers.time import over_time
+from spimm.neurons import Neuron
+
+
+def batch_norm(x: Tensor, norm: nn.BatchNorm2d, num_steps: int | None = None) -> Tensor:
+    """BN(x), shaped as x; updates the running statistics in training mode."""
+    if not _needs_batch_statistics(norm):
+        return over_time(norm, x)
+    count = _count(x, num_steps)
+    y, mean, rstd = torch.native_batch_norm(x.flatten(0, 1), norm.weight, norm.bias, None, None, True, 0.0, norm.eps)
+    _update_running(norm, mean, rstd**-2 - norm.eps, count)
+    return y.unflatten(0, x.shape[:2])
+
+
+def norm_neuron(x: Tensor, norm: nn.BatchNorm2d, neuron: Neuron, num_steps: int | None = None) -> Tensor:
+    """Spikes neuron(BN(x)), [T, B, C, H, W], through the fused op; updates the running statistics in training mode."""
+    batch = _needs_batch_statistics(norm)
+    count = _count(x, num_steps) if batch else 0
+    spikes, mean, variance = norm_lif(
+        x,
+        norm.weight,
+        norm.bias,
+        neuron.dynamics(),
+        mean=None if batch else norm.running_mean,
+        variance=None if batch else norm.running_var,
+        num_steps=num_steps,
+        eps=norm.eps,
+    )
+    if batch:
+        _update_running(norm, mean, variance, count)
+    return spikes
+
+
+def _needs_batch_statistics(norm: nn.BatchNorm2d) -> bool:
+    return norm.training or norm.running_mean is None
+
+
+def _count(x: Tensor, num_steps: int | None) -> int:
+    count = (num_steps or len(x)) * x[0].numel() // x.shape[2]
+    if count < 2:
+        raise ValueError(f"batch norm in training needs two values a channel; an input {tuple(x.shape)} has {count}")
+    return count
+
+
+@torch.no_grad()
+def _update_running(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Moves the running statistics towards a batch of `count` values a channel (its biased variance made unbiased)."""
+    if not norm.training or norm.running_mean is None:
+        return
+    norm.num_batches_tracked.add_(1)
+    weight = float(1 / norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), weight)
+    norm.running_var.lerp_((variance * (count / (count - 1))).to(norm.running_var.dtype), weight)

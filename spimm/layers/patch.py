@@ -1,0 +1,90 @@
+"""SPEDS: spiking patch embedding with deformed shortcut. Zhou et al. 2024 (QKFormer), section 3.5.
+
+Y = F(X) + LIF(BN(Conv1x1(X))), F a chain of 3x3 conv units, pools between norm and neuron.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from spimm.layers.conv import ConvNormNeuron
+from spimm.layers.shortcut import NeuronFn, Shortcut, entry, exit_neuron
+
+
+@dataclass(frozen=True)
+class PatchForm:
+    """A chain of 3x3 units: output width over the stage width, whether each pools, and after how many the shortcut starts."""
+
+    divisors: tuple[int, ...]
+    pools: tuple[bool, ...]
+    tap: int
+
+    @property
+    def stride(self) -> int:
+        """Reduction of height and width over the whole embedding."""
+        return 2 ** sum(self.pools)
+
+    @property
+    def shortcut_stride(self) -> int:
+        return 2 ** sum(self.pools[self.tap :])
+
+
+PATCH_FORMS: dict[str, PatchForm] = {
+    "imagenet": PatchForm((2, 1, 1), (True, True, False), tap=1),
+    "cifar": PatchForm((2, 1), (False, False), tap=1),
+    "half": PatchForm((2, 1), (False, True), tap=1),  # ours: between the two, for 28x28 images on a laptop
+    "dvs": PatchForm((8, 4, 2, 1), (False, True, True, True), tap=2),
+    "pool_first": PatchForm((1, 1), (True, False), tap=0),  # ImageNet stages 2 and 3
+    "pool_last": PatchForm((1, 1), (False, True), tap=0),  # CIFAR and DVS stages
+}
+
+
+class SPEDS(nn.Module):
+    """Patch embedding. x: [T, B, C, H, W], or [1, ...] with `num_steps`, -> [T, B, dim, H / stride, W / stride].
+
+    With the spike-add shortcut the output is {0, 1, 2}; with `membrane` it is real, and an embedding whose shortcut
+    starts at its input (`tap` 0) fires first. `deformed_shortcut=False` leaves F(X) alone (the SPS of Spikformer).
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        dim: int,
+        form: PatchForm,
+        *,
+        shortcut: Shortcut,
+        neuron_fn: NeuronFn,
+        deformed_shortcut: bool = True,
+    ):
+        super().__init__()
+        if dim % max(form.divisors):
+            raise ValueError(f"embedding width is {dim}; this form needs a multiple of {max(form.divisors)}")
+        widths = [in_chans, *(dim // divisor for divisor in form.divisors)]
+        last = len(form.pools) - 1
+        self.entry = entry(shortcut, neuron_fn) if form.tap == 0 else nn.Identity()
+        self.units = nn.ModuleList(
+            ConvNormNeuron(
+                widths[i],
+                widths[i + 1],
+                3,
+                pool=pool,
+                neuron=exit_neuron(shortcut, neuron_fn) if i == last else neuron_fn(),
+            )
+            for i, pool in enumerate(form.pools)
+        )
+        self.tap = form.tap
+        self.shortcut = (
+            ConvNormNeuron(
+                widths[form.tap], dim, 1, stride=form.shortcut_stride, neuron=exit_neuron(shortcut, neuron_fn)
+            )
+            if deformed_shortcut
+            else None
+        )
+
+    def forward(self, x: Tensor, num_steps: int | None = None) -> Tensor:
+        x = tapped = self.entry(x)
+        for index, unit in enumerate(self.units):
+            if index == self.tap:
+                tapped = x
+            x = unit(x, num_steps if index == 0 else None)
+        return x if self.shortcut is None else x + self.shortcut(tapped)

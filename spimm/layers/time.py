@@ -1,0 +1,31 @@
+"""The only place that folds time into the batch. Memory is (T, B, H, W, C) throughout: folding is a view.
+
+T time, B batch, C channels, H W space.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from spimm.kernels.cpu import channels_last
+
+
+def over_time(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Applies a 4-D module to every step. x: [T, B, C, H, W] -> [T, B, C', H', W']."""
+    return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def as_sequence(x: Tensor, num_steps: int, in_chans: int) -> tuple[Tensor, int]:
+    """Model input as time-first, channels-last steps, and the number of steps.
+
+    Image [B, C, H, W] -> [1, B, C, H, W], num_steps: one step shared by all. Sequence [B, T, C, H, W] ->
+    [T, B, C, H, W], T. Raises ValueError for another rank or number of channels, or an empty batch.
+    """
+    if x.dim() not in (4, 5):
+        raise ValueError(f"input has shape {tuple(x.shape)}; wanted an image [B, C, H, W] or a sequence [B, T, C, H, W]")
+    if x.shape[-3] != in_chans:
+        raise ValueError(f"input of shape {tuple(x.shape)} has {x.shape[-3]} channels; the model takes {in_chans}")
+    if x.numel() == 0:
+        raise ValueError(f"input of shape {tuple(x.shape)} is empty; wanted at least one image and one step")
+    steps = x.unsqueeze(0) if x.dim() == 4 else x.transpose(0, 1)
+    return channels_last(steps), num_steps if x.dim() == 4 else x.shape[1]

@@ -1,0 +1,59 @@
+"""The contract of every neuron: a stateless multi-step forward, and `step` with the state passed by hand."""
+
+import abc
+
+import torch
+from torch import Tensor, nn
+
+from spimm.kernels import Dynamics, lif
+from spimm.surrogate import Sigmoid, Surrogate
+
+
+class Neuron(nn.Module, abc.ABC):
+    """Charge, fire, reset. Subclasses say only how the potential is charged (`charge`).
+
+    threshold and v_reset are potentials in the units of the input; `v_reset=None` is the soft reset. The output is
+    exactly 0 or 1 in the dtype of the input.
+    """
+
+    def __init__(
+        self,
+        *,
+        threshold: float = 1.0,
+        v_reset: float | None = 0.0,
+        detach_reset: bool = True,
+        surrogate: Surrogate | None = None,
+        learn_threshold: bool = False,
+    ):
+        super().__init__()
+        if v_reset is not None and not threshold > v_reset:
+            raise ValueError(f"threshold is {threshold}; it must lie above v_reset, which is {v_reset}")
+        self.threshold = nn.Parameter(torch.tensor(float(threshold))) if learn_threshold else float(threshold)
+        self.v_reset = v_reset
+        self.detach_reset = detach_reset
+        self.surrogate = surrogate or Sigmoid()
+
+    @abc.abstractmethod
+    def charge(self) -> tuple[float | Tensor, float | Tensor]:
+        """(decay, gain) of h = rest + decay (v - rest) + gain x."""
+
+    def dynamics(self) -> Dynamics:
+        """All settings as the kernels take them."""
+        decay, gain = self.charge()
+        return Dynamics(decay, gain, self.threshold, self.v_reset, self.detach_reset, self.surrogate)
+
+    def forward(self, x: Tensor, num_steps: int | None = None) -> Tensor:
+        """Spikes from rest. x: [T, ...] -> same; or [1, ...] and `num_steps`: one input shared by all steps."""
+        return lif(x, self.dynamics(), num_steps=num_steps)[0]
+
+    def initial_state(self, x: Tensor) -> Tensor:
+        """The potential at rest for an input x: [...] of one step."""
+        return torch.full_like(x, self.dynamics().rest)
+
+    def step(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Spikes and new potential of one step. x, state: [...] -> [...], [...]; None starts from rest."""
+        spikes, state = lif(x.unsqueeze(0), self.dynamics(), state)
+        return spikes[0], state
+
+    def extra_repr(self) -> str:
+        return f"threshold={self.threshold!r}, v_reset={self.v_reset}, surrogate={self.surrogate}"

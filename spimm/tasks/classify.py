@@ -1,0 +1,114 @@
+"""Image classification: cross-entropy with label smoothing, top-1 and top-5.
+
+Legend: B batch, K classes.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Classify:
+    """Classification over `num_classes` classes; calling it gives the loss and the logits of one batch."""
+
+    num_classes: int
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {self.num_classes}")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """images: [B, C, H, W], labels: int64 [B] -> {"loss": scalar fp32, "output": logits [B, K]}.
+
+        Labels on an accelerator are not looked at, for that would wait for it: `check_labels` them before the copy.
+        """
+        if labels.device.type == "cpu":
+            self.check_labels(labels)
+        output = model(images)
+        self._check_output(output, labels)
+        loss = F.cross_entropy(output.float(), labels, label_smoothing=self.label_smoothing)
+        return {"loss": loss, "output": output}
+
+    def check_labels(self, labels: Tensor) -> None:
+        """ValueError naming the first class index outside [0, num_classes) and where it is."""
+        if labels.is_floating_point() or labels.dim() != 1:
+            raise ValueError(
+                f"labels must be whole numbers of shape [B], got {labels.dtype} of shape {list(labels.shape)}"
+            )
+        if labels.numel() == 0:
+            return
+        low, high = torch.aminmax(labels)
+        if low >= 0 and high < self.num_classes:
+            return
+        position = int(torch.nonzero((labels < 0) | (labels >= self.num_classes))[0])
+        raise ValueError(
+            f"class index {int(labels[position])} (label number {position}) is out of range: "
+            f"num_classes is {self.num_classes}, so labels must lie in 0..{self.num_classes - 1}"
+        )
+
+    def metric(self, *, confusion: bool = False) -> "ClassifyMetric":
+        """An empty metric for this task."""
+        return ClassifyMetric(self.num_classes, confusion=confusion)
+
+    def _check_output(self, output: Tensor, labels: Tensor) -> None:
+        wanted = (labels.shape[0], self.num_classes)
+        if tuple(output.shape) != wanted:
+            raise ValueError(f"the model gave {list(output.shape)}, the task wants logits {list(wanted)}")
+
+
+@dataclass
+class ClassifyMetric:
+    """Running loss, top-1 and top-5 over any number of batches; sums stay on the logits' device until `compute`.
+
+    `confusion` adds a [K, K] count matrix, true class by row and predicted class by column.
+    """
+
+    num_classes: int
+    confusion: bool = False
+    _sums: Tensor | None = field(default=None, repr=False)
+    _matrix: Tensor | None = field(default=None, repr=False)
+
+    @torch.no_grad()
+    def update(self, output: Tensor, labels: Tensor) -> None:
+        """Adds logits [B, K] and labels int64 [B]."""
+        logits = output.float()
+        loss_sum = F.cross_entropy(logits, labels, reduction="sum")
+        ranked = logits.topk(min(5, self.num_classes), dim=1).indices  # [B, 5]
+        hits = ranked == labels[:, None]
+        parts = (loss_sum, hits[:, 0].sum(), hits.sum(), loss_sum.new_tensor(len(labels)))
+        batch = torch.stack([part.double() for part in parts])
+        self._sums = batch if self._sums is None else self._sums + batch
+        if self.confusion:
+            pairs = labels * self.num_classes + ranked[:, 0]
+            matrix = torch.bincount(pairs, minlength=self.num_classes**2).view(self.num_classes, self.num_classes)
+            self._matrix = matrix if self._matrix is None else self._matrix + matrix
+
+    def compute(self) -> dict[str, Any]:
+        """`loss` (plain cross-entropy, nats per image), `top1`, `top5` (percent), `images`, and `confusion` if asked.
+
+        With fewer than five classes `top5` counts a hit anywhere, hence 100. ValueError before the first `update`.
+        """
+        if self._sums is None:
+            raise ValueError("the metric has seen no images: call update before compute")
+        loss_sum, first, any_of_five, images = self._sums.tolist()
+        result: dict[str, Any] = {
+            "loss": loss_sum / images,
+            "top1": 100.0 * first / images,
+            "top5": 100.0 * any_of_five / images,
+            "images": int(images),
+        }
+        if self._matrix is not None:
+            result["confusion"] = self._matrix.tolist()
+        return result
+
+    def reset(self) -> None:
+        """Forgets everything seen."""
+        self._sums = None
+        self._matrix = None

@@ -1,0 +1,188 @@
+"""Checkpoints: a folder with `model.safetensors`, `ema.safetensors` (when on), `state.pt` for the rest, and
+`manifest.json` with the SHA-256 of each.
+
+A folder is written under another name, flushed to disk and renamed, so its files always belong together; the folder it
+replaces stays beside it as `<name>.old`. Whatever moment a crash picks, one of the two is whole.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+MODEL_FILE, EMA_FILE, STATE_FILE = "model.safetensors", "ema.safetensors", "state.pt"
+MANIFEST_FILE = "manifest.json"
+FORMAT, VERSION = "spimm-checkpoint", 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged, foreign, or made for another model."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One moment of a run: weights by name, averaged weights (empty when off), everything else as plain values."""
+
+    model: dict[str, Tensor]
+    state: dict[str, Any]
+    ema: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """What `load_weights` did not load: keys of the model, keys of the file, keys whose shapes differ."""
+
+    missing: list[str]
+    unexpected: list[str]
+    reshaped: list[str]
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Replaces `folder` by `checkpoint`; the folder that was there becomes `<folder>.old`."""
+    fresh, old = _beside(folder, "new"), _beside(folder, "old")
+    _remove(fresh)
+    fresh.mkdir(parents=True)
+    _save_tensors(fresh / MODEL_FILE, checkpoint.model)
+    if checkpoint.ema:
+        _save_tensors(fresh / EMA_FILE, checkpoint.ema)
+    torch.save(checkpoint.state, fresh / STATE_FILE)
+    files = {path.name: _digest(path) for path in fresh.iterdir()}
+    manifest = {"format": FORMAT, "version": VERSION, "files": files}
+    (fresh / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    for path in (*fresh.iterdir(), fresh):
+        _flush(path)
+    if folder.exists():
+        _remove(old)
+        os.replace(folder, old)
+    os.replace(fresh, folder)
+    _flush(folder.parent)
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """`folder`, or `<folder>.old` where a crash came between the two renames, or None."""
+    return next((path for path in (folder, _beside(folder, "old")) if path.is_dir()), None)
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint in `folder`, on the CPU. FileNotFoundError, or CheckpointError for a damaged or foreign one."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no checkpoint folder at {folder}")
+    try:
+        return _read_folder(folder)
+    except CheckpointError as error:
+        old = _beside(folder, "old")
+        advice = f"; the checkpoint before it is {old}" if old.is_dir() else ""
+        raise CheckpointError(f"{error}{advice}") from error
+
+
+def load_weights(model: nn.Module, path: str | Path, *, strict: bool = True) -> WeightsReport:
+    """Loads a .safetensors file, or a checkpoint folder (the averaged weights where it has them), into `model`.
+
+    FileNotFoundError for a missing path; CheckpointError for a damaged file and, when `strict`, for weights that are
+    missing, unexpected or of another shape. Not strict, it loads what fits and reports the rest.
+    """
+    source = Path(path)
+    if source.is_dir():
+        source = source / (EMA_FILE if (source / EMA_FILE).exists() else MODEL_FILE)
+    elif source.exists() and source.suffix != ".safetensors":
+        raise CheckpointError(f"weights are read from a .safetensors file or a checkpoint folder, got {source}")
+    return load_tensors(model, _read_tensors(source), source=source, strict=strict)
+
+
+def load_tensors(model: nn.Module, tensors: dict[str, Tensor], *, source: Path, strict: bool = True) -> WeightsReport:
+    """As `load_weights`, from tensors by name; `source` is what errors call them."""
+    wanted = model.state_dict()
+    shared = wanted.keys() & tensors.keys()
+    reshaped = [key for key in wanted if key in shared and wanted[key].shape != tensors[key].shape]
+    report = WeightsReport(
+        missing=[key for key in wanted if key not in shared],
+        unexpected=[key for key in tensors if key not in shared],
+        reshaped=reshaped,
+    )
+    if strict and (report.missing or report.unexpected or reshaped):
+        shapes = (f"{key} (file {list(tensors[key].shape)}, model {list(wanted[key].shape)})" for key in reshaped)
+        parts = {"missing": report.missing, "unexpected": report.unexpected, "wrong shape": list(shapes)}
+        lines = [f"  {what}: {_shorten(keys)}" for what, keys in parts.items() if keys]
+        raise CheckpointError("\n".join([f"the weights in {source} do not fit {type(model).__name__}:", *lines]))
+    fitting = {key: tensor for key, tensor in tensors.items() if key in shared and key not in reshaped}
+    model.load_state_dict(fitting, strict=False)
+    return report
+
+
+def _shorten(keys: list[str], limit: int = 10) -> str:
+    more = f", and {len(keys) - limit} more" if len(keys) > limit else ""
+    return ", ".join(keys[:limit]) + more
+
+
+def _beside(folder: Path, suffix: str) -> Path:
+    return folder.with_name(f"{folder.name}.{suffix}")
+
+
+def _read_folder(folder: Path) -> Checkpoint:
+    files = _read_manifest(folder / MANIFEST_FILE)
+    for name, digest in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing from its checkpoint")
+        if _digest(path) != digest:
+            raise CheckpointError(f"{path} is cut short or was changed after it was written: its SHA-256 is another")
+    return Checkpoint(
+        model=_read_tensors(folder / MODEL_FILE),
+        ema=_read_tensors(folder / EMA_FILE) if EMA_FILE in files else {},
+        state=torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True),
+    )
+
+
+def _read_manifest(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent} is not a checkpoint of spimm: it has no {path.name}")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is cut short or is not JSON: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not the manifest of a checkpoint of spimm")
+    if manifest["version"] != VERSION:
+        raise CheckpointError(f"{path} has format version {manifest['version']}, this spimm reads version {VERSION}")
+    return manifest["files"]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    # a copy of each: safetensors wants standard memory order, and storage that no other tensor uses
+    plain = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    save_file(plain, path, metadata={"format": "pt"})
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is cut short or is not a safetensors file: {error}") from error
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

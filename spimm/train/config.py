@@ -1,0 +1,132 @@
+"""A recipe: everything that decides a training run, as one frozen dataclass."""
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from spimm.data import Augment
+
+OptionValue = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. Two runs of the same recipe, device and thread count give the same weights, bit for bit.
+
+    Learning rates are per step of AdamW; every field is checked on construction (ValueError).
+    """
+
+    model: str
+    """name of a registered model"""
+    data: str
+    """data set: a name such as digits or mnist, or a path"""
+    name: str = "custom"
+    """name of the recipe"""
+    model_options: dict[str, OptionValue] = field(default_factory=dict)
+    """options of the model, such as num_steps or neuron (model_options.num_steps=4)"""
+    image_size: int | None = None
+    """side in pixels to which images are resized; None keeps the data set's own size"""
+    augment: Augment = field(default_factory=Augment)
+    """augmentation of the training images"""
+    epochs: int = 10
+    """epochs of warm-up and cosine together"""
+    cooldown_epochs: int = 0
+    """epochs at min_lr after the cosine"""
+    batch_size: int = 64
+    """images a step; the last, incomplete batch of a training epoch is left out"""
+    optimizer: Literal["adamw"] = "adamw"
+    """optimiser"""
+    lr: float = 1e-3
+    """highest learning rate"""
+    min_lr: float = 1e-5
+    """learning rate at the end of the cosine"""
+    warmup_epochs: int = 0
+    """epochs of linear warm-up"""
+    warmup_lr: float = 1e-5
+    """learning rate at the first step of the warm-up"""
+    weight_decay: float = 0.05
+    """decay of matrices and kernels; biases, norms and neuron parameters have none"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """decay of AdamW's running moments"""
+    label_smoothing: float = 0.0
+    """share of the target spread over all classes"""
+    clip_norm: float = 0.0
+    """largest gradient norm; 0 is off"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """compute type under autocast; weights and sums stay fp32"""
+    ema_decay: float = 0.0
+    """decay of the average of the weights, warmed up from 0; 0 is off"""
+    seed: int = 0
+    """seed of the weights, the order of the images and their augmentation"""
+    checkpoint_every: int = 0
+    """steps between checkpoints within an epoch; 0 writes one an epoch"""
+    eval_every: int = 1
+    """epochs between evaluations; the last epoch always has one"""
+    log_every: int = 10
+    """steps between lines of the log"""
+    num_workers: int = 0
+    """processes that prepare batches; 0 prepares them in the main one"""
+    tensorboard: bool = True
+    """also write TensorBoard files"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto takes a GPU where there is one"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model_options", dict(self.model_options))
+        object.__setattr__(self, "betas", tuple(self.betas))
+        for name in ("model", "data", "name", "device"):
+            _require(bool(getattr(self, name)), name, getattr(self, name), "a text that is not empty")
+        for name in ("epochs", "batch_size", "eval_every", "log_every"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("cooldown_epochs", "warmup_epochs", "checkpoint_every", "num_workers", "seed"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("weight_decay", "clip_norm", "min_lr", "warmup_lr"):
+            value = getattr(self, name)
+            _require(0.0 <= value < math.inf, name, value, "0 or more and finite")
+        for name in ("label_smoothing", "ema_decay"):
+            _require(0.0 <= getattr(self, name) < 1.0, name, getattr(self, name), "in [0, 1)")
+        _require(len(self.betas) == 2, "betas", self.betas, "two numbers")
+        _require(all(0.0 <= beta < 1.0 for beta in self.betas), "betas", self.betas, "in [0, 1)")
+        _require(0.0 < self.lr < math.inf, "lr", self.lr, "more than 0 and finite")
+        _require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr={self.lr}")
+        _require(self.warmup_lr <= self.lr, "warmup_lr", self.warmup_lr, f"at most lr={self.lr}")
+        fits = self.warmup_epochs <= self.epochs
+        _require(fits, "warmup_epochs", self.warmup_epochs, f"at most epochs={self.epochs}")
+        _require(self.image_size is None or self.image_size >= 1, "image_size", self.image_size, "None or at least 1")
+        _require(self.optimizer == "adamw", "optimizer", self.optimizer, "adamw")
+        _require(self.precision in ("fp32", "bf16"), "precision", self.precision, "fp32 or bf16")
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs with the cool-down."""
+        return self.epochs + self.cooldown_epochs
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain JSON values; `from_json` gives an equal recipe back."""
+        values = asdict(self)
+        values["betas"] = list(self.betas)
+        return values
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Recipe":
+        """The recipe that `to_json` wrote. ValueError for a field this version does not know."""
+        _known(values, cls, "recipe")
+        augment = values.get("augment", {})
+        _known(augment, Augment, "augment")
+        settings = {**values, "augment": Augment(**{key: _as_tuple(value) for key, value in augment.items()})}
+        return cls(**settings)
+
+
+def _require(condition: bool, name: str, value: object, wanted: str) -> None:
+    if not condition:
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+
+
+def _known(values: dict[str, Any], cls: type, what: str) -> None:
+    unknown = sorted(set(values) - {item.name for item in fields(cls)})
+    if unknown:
+        raise ValueError(f"the {what} has fields this version of spimm does not know: {', '.join(unknown)}")
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

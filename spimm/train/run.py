@@ -1,0 +1,96 @@
+"""From a recipe to a trained model: data, model, task and loaders are built and handed to the engine."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from spimm.data import ImageData, Loader, load_data
+from spimm.tasks import Classify
+from spimm.train.checkpoint import find_checkpoint
+from spimm.train.config import Recipe
+from spimm.train.engine import Trainer, TrainResult
+from spimm.train.log import RunLog
+from spimm.train.seeding import seed_everything
+
+
+def train(
+    recipe: Recipe,
+    out_dir: str | Path,
+    *,
+    resume: str | Path = "auto",
+    data_dir: str | Path | None = None,
+    data: ImageData | None = None,
+    model: nn.Module | None = None,
+    console: Console | None = None,
+) -> TrainResult:
+    """Trains as `recipe` says and writes `recipe.json`, `log.jsonl`, `tensorboard/` and `checkpoints/` into `out_dir`.
+
+    resume: `auto` goes on with the run in `out_dir` if there is one, `never` refuses a folder that holds one
+    (FileExistsError), a path goes on from that checkpoint folder. data_dir: as for `load_data`. data, model: take the
+    place of those the recipe names. console: where progress is shown, by default the error output.
+    """
+    out = Path(out_dir)
+    folder = _resume_folder(out, resume)
+    data = data or load_data(recipe.data, data_dir=data_dir, image_size=recipe.image_size)
+    task = Classify(data.num_classes, label_smoothing=recipe.label_smoothing)
+    for split in (data.train, data.test):
+        task.check_labels(split.labels)
+    seed_everything(recipe.seed)
+    trainer = Trainer(
+        recipe,
+        out,
+        model=model or build_model(recipe, data),
+        task=task,
+        train_loader=build_loader(recipe, data, train=True),
+        test_loader=build_loader(recipe, data, train=False),
+        log=RunLog(out, every=recipe.log_every, tensorboard=recipe.tensorboard, console=console),
+    )
+    if folder is not None:
+        trainer.restore(folder)
+    _write_json(out / "recipe.json", recipe.to_json())
+    return trainer.fit()
+
+
+def build_model(recipe: Recipe, data: ImageData) -> nn.Module:
+    """The model the recipe names, for the classes and images of `data`."""
+    from spimm.models import create_model
+
+    shape: dict[str, Any] = {"in_chans": data.in_chans, "image_size": data.image_size}
+    return create_model(recipe.model, num_classes=data.num_classes, **shape, **recipe.model_options)
+
+
+def build_loader(recipe: Recipe, data: ImageData, *, train: bool) -> Loader:
+    """Shuffled, augmented, whole batches of the training split; or the test split in order, to the last image."""
+    return Loader(
+        data.train if train else data.test,
+        recipe.batch_size,
+        mean=data.mean,
+        std=data.std,
+        augment=recipe.augment if train else None,
+        shuffle=train,
+        drop_last=train,
+        seed=recipe.seed,
+        num_workers=recipe.num_workers,
+    )
+
+
+def _resume_folder(out: Path, resume: str | Path) -> Path | None:
+    if resume not in ("auto", "never"):
+        folder = Path(resume)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"resume must be auto, never or a checkpoint folder; there is no folder {folder}")
+        return folder
+    found = find_checkpoint(out / "checkpoints" / "last")
+    if found is not None and resume == "never":
+        raise FileExistsError(f"{out} holds a run already ({found}): resume=auto goes on with it")
+    return found
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    os.replace(fresh, path)

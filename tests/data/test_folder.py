@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from spimm.data import Augment, Loader, load_data
+
+
+def test_a_folder_gives_its_classes_and_labels(image_folder):
+    data = load_data(f"folder:{image_folder()}", image_size=8)
+    assert (data.class_names, len(data.train), len(data.test)) == (("cat", "dog"), 6, 6)
+    assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert (data.in_chans, data.image_size) == (3, (8, 8))
+    assert data.mean == (0.485, 0.456, 0.406)
+
+
+def test_imagefolder_is_the_data_folder_itself_and_the_default_size_is_224(image_folder):
+    data = load_data("imagefolder", data_dir=image_folder(parts=("train", "test"), count=1))
+    image, label = data.test[1]
+    assert image.shape == (3, 224, 224)
+    assert image.dtype == torch.uint8
+    assert label == 1
+
+
+def test_evaluation_resizes_the_shorter_side_and_keeps_the_centre(image_folder):
+    from torchvision.transforms import v2
+
+    root = image_folder()
+    split = load_data(f"folder:{root}", image_size=7).train
+    image = v2.CenterCrop(7)(v2.Resize(8)(Image.open(root / "train" / "cat" / "0.png")))
+    assert np.array_equal(split[0][0].permute(1, 2, 0).numpy(), np.asarray(image))
+
+
+def test_a_subset_of_a_folder_reads_the_same_files(image_folder):
+    split = load_data(f"folder:{image_folder()}", image_size=8).train
+    subset = split.subset([4, 1])
+    assert subset.labels.tolist() == [1, 0]
+    assert torch.equal(subset[0][0], split[4][0])
+
+
+def test_random_crops_differ_by_image_repeat_by_seed_and_leave_the_global_generator_alone(image_folder):
+    split = load_data(f"folder:{image_folder()}", image_size=8).train
+    indices = torch.zeros(4, dtype=torch.int64)
+    before = torch.get_rng_state()
+    first, again, other = (
+        split.read(indices, crop_scale=(0.2, 0.6), generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert len(torch.unique(first, dim=0)) == 4
+    assert first.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_batches_do_not_depend_on_the_number_of_workers(image_folder):
+    data = load_data(f"folder:{image_folder()}", image_size=16)
+    augment = Augment(flip=True, pad=1, erase=0.5, rotate=10)
+
+    def batches(num_workers: int, start_batch: int):
+        loader = Loader(
+            data.train, 2, mean=data.mean, std=data.std, augment=augment, shuffle=True, num_workers=num_workers
+        )
+        return list(loader.iterate(1, start_batch))
+
+    before = torch.get_rng_state()
+    alone = batches(0, 0)
+    assert len(alone) == 3
+    for num_workers, start_batch in ((1, 0), (2, 1)):
+        together = batches(num_workers, start_batch)
+        assert len(together) == 3 - start_batch
+        for (images, labels), (expected, wanted) in zip(together, alone[start_batch:], strict=True):
+            assert torch.equal(images, expected)
+            assert torch.equal(labels, wanted)
+            assert images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_unreadable_image_is_named(image_folder):
+    root = image_folder()
+    (root / "train" / "dog" / "1.png").write_text("not an image")
+    split = load_data(f"folder:{root}", image_size=8).train
+    with pytest.raises(ValueError, match=r"dog.1\.png cannot be decoded"):
+        split.read(torch.arange(6))
+
+
+@pytest.mark.parametrize("parts", [("train",), ("val",)])
+def test_a_folder_without_both_parts_is_refused(image_folder, parts):
+    with pytest.raises(FileNotFoundError, match=r"must hold the folders train/ and val/ \(or test/\)"):
+        load_data(f"folder:{image_folder(parts=parts)}")
+
+
+def test_parts_with_different_classes_are_refused(image_folder):
+    root = image_folder()
+    (root / "val" / "dog").rename(root / "val" / "cow")
+    with pytest.raises(ValueError, match=r"same classes, only one of them has \['cow', 'dog'\]"):
+        load_data(f"folder:{root}")
+
+
+def test_an_impossible_size_is_refused(image_folder):
+    with pytest.raises(ValueError, match="size must be at least 1"):
+        load_data(f"folder:{image_folder()}", image_size=0)

@@ -1,0 +1,171 @@
+import os
+
+import pytest
+import torch
+
+from spimm.data import Augment, ImageSplit, Loader, load_data
+
+NORM = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+AUGMENT = Augment(pad=2, flip=True, erase=0.5, rotate=15)
+
+
+def split_of(count: int) -> ImageSplit:
+    """Random images whose label is their index."""
+    images = torch.randint(256, (count, 6, 5, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return ImageSplit(images, torch.arange(count))
+
+
+def equal(first, second) -> bool:
+    return all(
+        torch.equal(images, other) and torch.equal(labels, others)
+        for (images, labels), (other, others) in zip(first, second, strict=True)
+    )
+
+
+def labels_of(loader: Loader, epoch: int = 0) -> list[int]:
+    return torch.cat([labels for _, labels in loader.iterate(epoch)]).tolist()
+
+
+def test_batches_are_normalised_floats_in_channels_last_memory_with_their_labels():
+    split = split_of(10)
+    loader = Loader(split, 4, **NORM)
+    batches = list(loader)
+    assert [len(labels) for _, labels in batches] == [4, 4, 2]
+    assert len(loader) == 3
+    mean, std = (torch.tensor(NORM[key])[:, None, None] for key in ("mean", "std"))
+    for images, labels in batches:
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
+        expected = (split.images[labels].permute(0, 3, 1, 2) / 255 - mean) / std
+        torch.testing.assert_close(images, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_without_shuffling_the_order_is_that_of_the_split():
+    assert labels_of(Loader(split_of(10), 4, **NORM), epoch=3) == list(range(10))
+
+
+def test_an_epoch_is_a_function_of_seed_and_epoch_whatever_ran_before():
+    split = split_of(20)
+    first = Loader(split, 6, **NORM, augment=AUGMENT, shuffle=True, seed=7)
+    for _ in first.iterate(0):
+        torch.rand(3)
+    again = Loader(split, 6, **NORM, augment=AUGMENT, shuffle=True, seed=7)
+    assert equal(first.iterate(1), again.iterate(1))
+
+
+def test_shuffled_epochs_are_different_permutations_of_the_whole_split():
+    loader = Loader(split_of(50), 8, **NORM, shuffle=True)
+    orders = [labels_of(loader, epoch) for epoch in range(3)]
+    orders.append(labels_of(Loader(split_of(50), 8, **NORM, shuffle=True, seed=1)))
+    assert len({tuple(order) for order in orders}) == 4
+    assert all(sorted(order) == list(range(50)) for order in orders)
+
+
+def test_augmentation_is_drawn_anew_for_each_epoch_and_each_batch():
+    images = torch.randint(256, (1, 6, 5, 3), dtype=torch.uint8).expand(8, -1, -1, -1).contiguous()
+    loader = Loader(ImageSplit(images, torch.zeros(8, dtype=torch.int64)), 4, **NORM, augment=AUGMENT)
+    batches = [images for epoch in range(2) for images, _ in loader.iterate(epoch)]
+    assert len(torch.unique(torch.stack(batches), dim=0)) == 4
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("start_batch", [0, 1, 3, 4])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_resuming_in_mid_epoch_gives_exactly_the_batches_that_were_left(start_batch, num_workers):
+    settings = dict(**NORM, augment=AUGMENT, shuffle=True, seed=3)
+    whole = list(Loader(split_of(23), 6, **settings).iterate(2))
+    rest = list(Loader(split_of(23), 6, **settings, num_workers=num_workers).iterate(2, start_batch))
+    assert len(rest) == 4 - start_batch
+    assert equal(rest, whole[start_batch:])
+
+
+def test_resuming_reads_no_earlier_batch(monkeypatch):
+    loader = Loader(split_of(20), 5, **NORM)
+    read, asked = ImageSplit.read, []
+    monkeypatch.setattr(
+        ImageSplit, "read", lambda self, indices, **settings: asked.append(indices) or read(self, indices, **settings)
+    )
+    assert len(list(loader.iterate(0, 3))) == 1
+    assert [indices.tolist() for indices in asked] == [[15, 16, 17, 18, 19]]
+
+
+def test_the_global_generator_is_neither_used_nor_moved():
+    before = torch.get_rng_state()
+    list(Loader(split_of(20), 6, **NORM, augment=AUGMENT, shuffle=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("count", [12, 13, 16, 17, 23, 24])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_cover_the_split_without_overlap_in_the_same_number_of_batches(count, world_size):
+    split = split_of(count)
+    shards = [
+        list(Loader(split, 4, **NORM, shuffle=True, rank=rank, world_size=world_size)) for rank in range(world_size)
+    ]
+    lengths = [[len(labels) for _, labels in shard] for shard in shards]
+    assert len({len(sizes) for sizes in lengths}) == 1
+    assert all(1 <= size <= 4 for sizes in lengths for size in sizes)
+    seen = sorted(label for shard in shards for _, labels in shard for label in labels.tolist())
+    assert seen == list(range(count))
+
+
+def test_with_drop_last_every_batch_is_full_on_every_rank_and_no_image_comes_twice():
+    shards = [
+        Loader(split_of(23), 4, **NORM, shuffle=True, drop_last=True, rank=rank, world_size=2) for rank in range(2)
+    ]
+    labels = [[len(labels) for _, labels in shard] for shard in shards]
+    assert labels == [[4, 4], [4, 4]]
+    assert [len(shard) for shard in shards] == [2, 2]
+    assert len(set(labels_of(shards[0]) + labels_of(shards[1]))) == 16
+
+
+def test_two_ranks_see_together_what_one_sees_with_twice_the_batch_size():
+    split = split_of(24)
+    alone = [labels.tolist() for _, labels in Loader(split, 8, **NORM, shuffle=True)]
+    pair = [Loader(split, 4, **NORM, shuffle=True, rank=rank, world_size=2) for rank in range(2)]
+    together = [first.tolist() + second.tolist() for (_, first), (_, second) in zip(pair[0], pair[1], strict=True)]
+    assert together == alone
+
+
+def test_ranks_draw_different_augmentations():
+    images = torch.randint(256, (1, 6, 5, 3), dtype=torch.uint8).expand(8, -1, -1, -1).contiguous()
+    split = ImageSplit(images, torch.zeros(8, dtype=torch.int64))
+    first, second = (
+        next(iter(Loader(split, 4, **NORM, augment=AUGMENT, rank=rank, world_size=2)))[0] for rank in range(2)
+    )
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"num_workers": -1}, "num_workers must be at least 0"),
+        ({"world_size": 0}, "world_size must be at least 1"),
+        ({"rank": 2, "world_size": 2}, r"rank must lie in \[0, 2\), got 2"),
+        ({"mean": (0.5,)}, "need 3 values"),
+        ({"augment": Augment(crop_scale=(0.5, 1.0))}, "crop_scale is for image files"),
+        ({"batch_size": 11, "drop_last": True}, "every rank must have an image in every batch"),
+        ({"world_size": 11}, "every rank must have an image in every batch"),
+        ({"batch_size": 1, "world_size": 3}, "every rank must have an image in every batch"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_the_first_batch(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Loader(split_of(10), **({"batch_size": 4} | NORM | settings))
+
+
+def test_an_epoch_or_batch_that_does_not_exist_is_refused_at_once():
+    loader = Loader(split_of(10), 4, **NORM)
+    with pytest.raises(ValueError, match="epoch must be at least 0, got -1"):
+        loader.iterate(-1)
+    with pytest.raises(ValueError, match=r"start_batch must lie in \[0, 3\], got 4"):
+        loader.iterate(0, 4)
+
+
+@pytest.mark.skipif("SPIMM_DATA" not in os.environ, reason="SPIMM_DATA names no folder of real data")
+def test_real_mnist_resumes_exactly():
+    data = load_data("mnist")
+    loader = Loader(data.train, 512, mean=data.mean, std=data.std, augment=Augment(pad=2), shuffle=True, drop_last=True)
+    assert equal(list(loader.iterate(1))[-3:], loader.iterate(1, len(loader) - 3))

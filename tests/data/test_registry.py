@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from spimm.data import list_data, load_data
+
+BOTH_WAYS = r"data_dir=FOLDER or set the environment variable SPIMM_DATA"
+
+
+def write_archive(path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4), dtype=np.uint8)
+    np.savez(path, x_train=images, y_train=np.arange(2), x_test=images, y_test=np.arange(2))
+
+
+def test_every_listed_form_is_understood(tmp_path):
+    for form in list_data():
+        spec = form.replace("FILE", "none.npz").replace("PATH", "none")
+        if spec == "digits":
+            assert load_data(spec).name == "digits"
+        else:
+            with pytest.raises(FileNotFoundError):
+                load_data(spec, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spec", "nearest"), [("cifar-10", "cifar10"), ("MNIST", "mnist"), ("digit", "digits"), ("digits:8", "digits")]
+)
+def test_an_unknown_name_is_answered_with_the_nearest_and_all_known(spec, nearest):
+    with pytest.raises(ValueError, match=rf"unknown data set '{spec}', did you mean '{nearest}'\?; known: digits, mn"):
+        load_data(spec)
+
+
+def test_a_name_like_no_other_gets_no_guess():
+    with pytest.raises(ValueError, match="unknown data set 'qqqq'; known: digits"):
+        load_data("qqqq")
+
+
+@pytest.mark.parametrize("spec", ["npz", "npz:", "folder:"])
+def test_a_form_without_its_path_is_refused(spec):
+    with pytest.raises(ValueError, match="lacks a path"):
+        load_data(spec)
+
+
+@pytest.mark.parametrize("spec", ["mnist", "imagefolder", "npz:a.npz", "folder:a"])
+def test_a_needed_folder_that_is_not_given_is_asked_for_in_both_ways(spec, monkeypatch):
+    monkeypatch.delenv("SPIMM_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match=BOTH_WAYS):
+        load_data(spec)
+
+
+def test_a_needed_folder_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"absent is none: pass {BOTH_WAYS}"):
+        load_data("mnist", data_dir=tmp_path / "absent")
+
+
+def test_a_relative_path_starts_at_the_environment_variable_or_at_data_dir_which_wins(tmp_path, monkeypatch):
+    write_archive(tmp_path / "set.npz")
+    monkeypatch.setenv("SPIMM_DATA", str(tmp_path))
+    assert len(load_data("npz:set.npz").train) == 2
+    with pytest.raises(FileNotFoundError, match="elsewhere"):
+        load_data("npz:set.npz", data_dir=tmp_path / "elsewhere")
+
+
+def test_an_absolute_path_needs_no_data_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("SPIMM_DATA", raising=False)
+    write_archive(tmp_path / "set.npz")
+    data = load_data(f"npz:{tmp_path / 'set.npz'}")
+    assert data.name.startswith("npz:")
+
+
+@pytest.mark.parametrize("settings", [{"train_fraction": 0.5}, {"split_seed": 1}])
+def test_a_set_with_its_own_split_refuses_another(tmp_path, settings):
+    with pytest.raises(ValueError, match="mnist has its own split"):
+        load_data("mnist", data_dir=tmp_path, **settings)
+
+
+def test_an_image_size_below_one_pixel_is_refused():
+    with pytest.raises(ValueError, match="image_size must be at least 1"):
+        load_data("digits", image_size=0)

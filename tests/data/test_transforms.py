@@ -1,0 +1,156 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from spimm.data import Augment
+from spimm.data.transforms import channel_statistics, erase, flip, normalize, resize, rotate, shift
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images_of(batch: int = 16, channels: int = 3, height: int = 9, width: int = 7) -> torch.Tensor:
+    shape = (batch, channels, height, width)
+    images = torch.randint(1, 256, shape, dtype=torch.uint8, generator=seeded(1))
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+AUGMENTS = [
+    Augment(pad=2),
+    Augment(flip=True),
+    Augment(erase=0.5),
+    Augment(rotate=20),
+    Augment(pad=3, flip=True, erase=1, rotate=180),
+]
+
+
+@pytest.mark.parametrize("augment", AUGMENTS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_augmentation_keeps_shape_and_dtype_repeats_by_seed_and_spares_its_input(augment, dtype, layout, channels):
+    images = images_of(channels=channels).to(dtype).contiguous(memory_format=layout)
+    before = images.clone()
+    result = augment(images, seeded())
+    assert result.shape == images.shape
+    assert result.dtype == dtype
+    assert torch.equal(images, before)
+    assert torch.equal(result, augment(images, seeded()))
+    assert not torch.equal(result, augment(images, seeded(1)))
+    if layout == torch.channels_last:
+        assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("augment", AUGMENTS, ids=str)
+def test_every_image_of_a_batch_draws_its_own_augmentation(augment):
+    copies = images_of(batch=1).expand(32, -1, -1, -1)
+    result = augment(copies, seeded())
+    assert len(torch.unique(result, dim=0)) > 1
+
+
+@pytest.mark.parametrize("transform", [lambda x, g: shift(x, 2, g), flip, lambda x, g: rotate(x, 30, g)])
+def test_moving_one_image_does_not_touch_the_others(transform):
+    images = images_of()
+    changed = images.clone()
+    changed[3] = 0
+    difference = (transform(images, seeded()) != transform(changed, seeded())).flatten(1).any(dim=1)
+    assert difference.nonzero().flatten().tolist() == [3]
+
+
+def test_no_augmentation_changes_nothing():
+    assert torch.equal(Augment()(images_of(), seeded()), images_of())
+
+
+def test_a_shift_is_a_crop_from_the_padded_image_and_reaches_every_offset():
+    images, pad = images_of(batch=200), 2
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (pad,) * 4)
+    found = set()
+    for image, frame in zip(shift(images, pad, seeded()), padded, strict=True):
+        offsets = [
+            (top, left)
+            for top in range(2 * pad + 1)
+            for left in range(2 * pad + 1)
+            if torch.equal(image, frame[:, top : top + height, left : left + width])
+        ]
+        assert len(offsets) == 1
+        found.update(offsets)
+    assert len(found) == 25
+
+
+def test_a_flip_mirrors_about_half_of_the_images_left_to_right():
+    images = images_of(batch=400)
+    result = flip(images, seeded())
+    mirrored = (result == images.flip(3)).flatten(1).all(dim=1)
+    same = (result == images).flatten(1).all(dim=1)
+    assert bool((mirrored ^ same).all())
+    assert 150 < int(mirrored.sum()) < 250
+
+
+def test_erasing_replaces_one_rectangle_in_the_expected_share_of_images():
+    images = torch.full((600, 3, 16, 12), 7.0)
+    changed = (erase(images, 0.25, seeded()) != images).any(dim=1)
+    touched = changed.flatten(1).any(dim=1)
+    assert 110 < int(touched.sum()) < 190
+    for mask in changed[touched]:
+        rows, columns = mask.any(dim=1).nonzero().flatten(), mask.any(dim=0).nonzero().flatten()
+        rectangle = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert rectangle.all()
+        assert 0 < mask.float().mean() < 0.45
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 5)])
+def test_a_turn_by_a_known_angle_moves_a_pixel_where_trigonometry_says(size, monkeypatch):
+    height, width = size
+    monkeypatch.setattr(torch, "rand", lambda count, **_: torch.ones(count))  # the largest angle
+    ramp = torch.arange(width).float().expand(1, 1, height, width).contiguous()
+    turned = rotate(ramp, 10, seeded())
+    row, column = height // 2 + 1, width // 2
+    down, right = row - (height - 1) / 2, column - (width - 1) / 2
+    source = right * math.cos(math.radians(10)) - down * math.sin(math.radians(10)) + (width - 1) / 2
+    torch.testing.assert_close(turned[0, 0, row, column].item(), source, atol=1e-4, rtol=0)
+
+
+def test_normalisation_is_the_textbook_formula_in_channels_last_memory():
+    images, mean, std = images_of(), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    result = normalize(images, mean, std)
+    expected = (images / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+    assert result.dtype == torch.float32
+    assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_channel_statistics_agree_with_torch():
+    images = images_of().permute(0, 2, 3, 1)
+    mean, std = channel_statistics(images)
+    expected = (images.double() / 255).flatten(0, 2)
+    torch.testing.assert_close(torch.tensor(mean), expected.mean(0).float())
+    torch.testing.assert_close(torch.tensor(std), expected.std(0, correction=0).float())
+
+
+@pytest.mark.parametrize("size", [3, 9, 20])
+def test_resizing_is_antialiased_bilinear_to_one_grey_level(size):
+    images = images_of().permute(0, 2, 3, 1)
+    result = resize(images, size)
+    floats = images.permute(0, 3, 1, 2).float()
+    expected = F.interpolate(floats, size=(size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
+    assert result.dtype == torch.uint8
+    assert result.is_contiguous()
+    assert (result.float() - expected.round()).abs().max() <= 1
+
+
+def test_resizing_to_the_same_size_is_the_identity():
+    images = torch.zeros(2, 5, 5, 1, dtype=torch.uint8)
+    assert resize(images, 5) is images
+
+
+@pytest.mark.parametrize(
+    "settings", [{"pad": -1}, {"erase": 1.5}, {"rotate": 200}, {"crop_scale": (0.9, 0.1)}, {"crop_scale": (0.0, 1.0)}]
+)
+def test_settings_out_of_range_are_refused(settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=f"{name} must"):
+        Augment(**settings)

@@ -1,0 +1,121 @@
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spimm.data import Augment
+from spimm.train import Recipe, apply_overrides, config
+
+BASE = Recipe(model="some_model", data="digits", model_options={"num_steps": 4, "neuron": "lif"})
+
+
+def test_a_recipe_survives_json() -> None:
+    recipe = replace(BASE, augment=Augment(pad=2, crop_scale=(0.5, 1.0)), betas=(0.8, 0.95), image_size=32)
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
+def test_json_of_another_version_is_refused_by_its_unknown_fields() -> None:
+    with pytest.raises(ValueError, match=r"recipe has fields .*: colour"):
+        Recipe.from_json({**BASE.to_json(), "colour": "blue"})
+    with pytest.raises(ValueError, match=r"augment has fields .*: swirl"):
+        Recipe.from_json({**BASE.to_json(), "augment": {"swirl": 1}})
+
+
+def test_a_recipe_does_not_share_its_options_with_the_caller() -> None:
+    options: dict[str, Any] = {"num_steps": 4}
+    recipe = replace(BASE, model_options=options)
+    options["num_steps"] = 8
+    assert recipe.model_options == {"num_steps": 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model", ""),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("min_lr", 1.0),
+        ("warmup_lr", 1.0),
+        ("warmup_epochs", 11),
+        ("weight_decay", -0.1),
+        ("betas", (0.9, 1.0)),
+        ("label_smoothing", 1.0),
+        ("ema_decay", 1.0),
+        ("clip_norm", -1.0),
+        ("clip_norm", float("inf")),
+        ("checkpoint_every", -1),
+        ("eval_every", 0),
+        ("log_every", 0),
+        ("num_workers", -1),
+        ("seed", -1),
+        ("image_size", 0),
+        ("precision", "fp16"),
+        ("optimizer", "sgd"),
+    ],
+)
+def test_an_impossible_value_is_named_with_what_is_wanted(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be .*, got "):
+        replace(BASE, **{name: value})
+
+
+def test_every_field_has_a_line_that_says_what_it_is() -> None:
+    source = Path(config.__file__).read_text(encoding="utf-8").splitlines()
+    for item in fields(Recipe):
+        line = next(number for number, text in enumerate(source) if text.startswith(f"    {item.name}: "))
+        assert source[line + 1].startswith('    """'), item.name
+
+
+@pytest.mark.parametrize(
+    ("tokens", "changes"),
+    [
+        (["lr=1e-3"], {"lr": 1e-3}),
+        (["--lr", "2e-3", "--epochs=7"], {"lr": 2e-3, "epochs": 7}),
+        (["--batch-size", "16", "clip-norm=1"], {"batch_size": 16, "clip_norm": 1.0}),
+        (["betas=0.8,0.95"], {"betas": (0.8, 0.95)}),
+        (["image_size=32"], {"image_size": 32}),
+        (["image_size=none"], {"image_size": None}),
+        (["tensorboard=false"], {"tensorboard": False}),
+        (["precision=bf16", "device=cpu"], {"precision": "bf16", "device": "cpu"}),
+        (["data=npz:a=b.npz"], {"data": "npz:a=b.npz"}),
+        (["augment.pad=2", "augment.flip=true"], {"augment": Augment(pad=2, flip=True)}),
+        (["augment.crop_scale=0.5,1"], {"augment": Augment(crop_scale=(0.5, 1.0))}),
+        (["model_options.neuron=plif"], {"model_options": {"num_steps": 4, "neuron": "plif"}}),
+        (
+            ["model_options.num_steps=8", "--model-options.tau", "2.5", "model_options.legacy=true"],
+            {"model_options": {"num_steps": 8, "neuron": "lif", "tau": 2.5, "legacy": True}},
+        ),
+        ([], {}),
+    ],
+)
+def test_settings_from_the_command_line_change_the_recipe(tokens: list[str], changes: dict[str, Any]) -> None:
+    assert apply_overrides(BASE, tokens) == replace(BASE, **changes)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        (["learning_rate=1"], r"unknown setting 'learning_rate'; (nearest|known): "),
+        (["weigth_decay=1"], r"unknown setting 'weigth_decay'; nearest: weight_decay"),
+        (["--bach-size", "3"], r"unknown setting 'bach_size'; nearest: batch_size"),
+        (["augment.flp=true"], r"unknown setting 'augment.flp'; nearest: augment.flip"),
+        (["lr.x=1"], r"unknown setting 'lr.x'"),
+        (["model_options=3"], r"unknown setting 'model_options'; nearest: model_options.neuron"),
+        (["lr=fast"], r"lr must be float, got 'fast'"),
+        (["epochs=1.5"], r"epochs must be int, got '1.5'"),
+        (["betas=0.9"], r"betas must be tuple\[float, float\], got '0.9'"),
+        (["precision=fp8"], r"precision must be Literal\['fp32', 'bf16'\], got 'fp8'"),
+        (["tensorboard=maybe"], r"tensorboard must be bool, got 'maybe'"),
+        (["lr=-1"], r"lr must be more than 0 and finite, got -1.0"),
+        (["lr"], r"expected key=value or --key value, got 'lr'"),
+        (["--lr"], r"--lr has no value"),
+        (["--lr", "--epochs"], r"--lr has no value"),
+    ],
+)
+def test_a_wrong_setting_is_named(tokens: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match=text):
+        apply_overrides(BASE, tokens)
+    assert capsys.readouterr() == ("", "")

@@ -1,0 +1,102 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from spimm.train import Recipe
+from spimm.train.optim import build_optimizer, learning_rate
+
+from .conftest import TinyNet
+
+RECIPE = Recipe(
+    model="m",
+    data="d",
+    epochs=10,
+    warmup_epochs=2,
+    cooldown_epochs=1,
+    lr=1.0,
+    min_lr=0.1,
+    warmup_lr=0.2,
+    weight_decay=0.3,
+)
+STEPS = 5
+
+
+def rate(step: int, recipe: Recipe = RECIPE) -> float:
+    return learning_rate(recipe, step, steps_per_epoch=STEPS)
+
+
+def test_the_warm_up_is_a_line_from_warmup_lr_to_lr() -> None:
+    assert [rate(step) for step in range(11)] == pytest.approx([0.2 + 0.08 * step for step in range(11)])
+
+
+def test_the_cosine_is_at_its_ends_and_its_middle_where_it_should_be() -> None:
+    assert rate(10) == 1.0
+    assert rate(30) == pytest.approx((1.0 + 0.1) / 2)
+    assert rate(20) == pytest.approx(0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2)
+    assert rate(49) > rate(50) == 0.1
+
+
+def test_the_cool_down_stays_at_min_lr() -> None:
+    assert {rate(step) for step in range(50, 55)} == {0.1}
+
+
+def test_the_rate_falls_after_the_warm_up_and_never_leaves_its_bounds() -> None:
+    rates = [rate(step) for step in range(10, 55)]
+    assert rates == sorted(rates, reverse=True)
+    assert all(0.1 <= value <= 1.0 for value in rates)
+
+
+def test_without_warm_up_the_first_step_has_the_full_rate_and_warm_up_may_last_to_the_end() -> None:
+    assert rate(0, replace(RECIPE, warmup_epochs=0)) == 1.0
+    assert rate(49, replace(RECIPE, warmup_epochs=10)) == pytest.approx(1.0 - 0.8 / 50)
+
+
+class WithThreshold(nn.Module):
+    """A neuron with a threshold for each channel and a scalar."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threshold = nn.Parameter(torch.ones(3, 1, 1))
+        self.tau = nn.Parameter(torch.tensor(2.0))
+
+    def no_weight_decay(self) -> set[str]:
+        return {"threshold"}
+
+
+def decays(model: nn.Module) -> dict[str, float]:
+    optimizer = build_optimizer(model, RECIPE)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(p)]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+
+
+def test_kernels_and_matrices_decay_and_nothing_else_does() -> None:
+    assert decays(TinyNet()) == {
+        "conv.weight": 0.3,
+        "conv.bias": 0.0,
+        "norm.weight": 0.0,
+        "norm.bias": 0.0,
+        "head.weight": 0.3,
+        "head.bias": 0.0,
+    }
+
+
+def test_modules_may_declare_parameters_without_decay() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Sequential(WithThreshold()))
+    assert decays(model) == {"0.weight": 0.3, "0.bias": 0.0, "1.0.threshold": 0.0, "1.0.tau": 0.0}
+    assert decays(WithThreshold()) == {"threshold": 0.0, "tau": 0.0}
+
+
+def test_a_step_without_gradient_signal_only_shrinks_what_decays() -> None:
+    model = TinyNet()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    optimizer = build_optimizer(model, RECIPE)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.5
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(model.head.weight.detach(), before["head.weight"] * (1 - 0.5 * 0.3))
+    assert torch.equal(model.head.bias, before["head.bias"])

@@ -1,0 +1,169 @@
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from spimm.data import ImageData
+from spimm.train import Recipe, TrainResult, read_checkpoint, read_log, train
+
+from .conftest import TinyNet, signal_at
+
+TIMING = {"time", "images_per_second", "eval_seconds"}
+SETTINGS = {
+    "plain": {},
+    "averaged": {"ema_decay": 0.9},
+    "bf16": {"precision": "bf16", "ema_decay": 0.9},
+}
+
+
+def run(recipe: Recipe, out: Path, data: ImageData, model: TinyNet | None = None, **options: Any) -> TrainResult:
+    return train(recipe, out, data=data, model=model or TinyNet(), console=Console(file=StringIO()), **options)
+
+
+def progress(out: Path) -> list[dict[str, Any]]:
+    """The log's steps and epochs without what a clock decides."""
+    records = [record for record in read_log(out / "log.jsonl") if record["kind"] in ("step", "epoch")]
+    return [{key: value for key, value in record.items() if key not in TIMING} for record in records]
+
+
+def assert_same(first: Any, second: Any) -> None:
+    """Equal to the last bit, whatever the nesting."""
+    assert type(first) is type(second)
+    if isinstance(first, Tensor):
+        assert first.dtype == second.dtype
+        assert torch.equal(first, second)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_same(first[key], second[key])
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second)
+        for one, other in zip(first, second, strict=True):
+            assert_same(one, other)
+    else:
+        assert first == second
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    for name in ("last", "best"):
+        one, other = (read_checkpoint(out / "checkpoints" / name) for out in (first, second))
+        assert_same(one.model, other.model)
+        assert_same(one.ema, other.ema)
+        assert_same(one.state, other.state)
+    assert progress(first) == progress(second)
+
+
+def crash(logits: Tensor) -> Tensor:
+    raise OSError("the machine went away")
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(("step", "number"), [(7, signal.SIGINT), (10, signal.SIGTERM), (15, signal.SIGINT)])
+def test_a_run_stopped_by_a_signal_and_resumed_equals_one_that_was_not(
+    step: int, number: int, setting: str, recipe: Recipe, data: ImageData, tmp_path: Path
+) -> None:
+    recipe = replace(recipe, **SETTINGS[setting])
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(recipe, whole, data).completed
+    stopped = run(recipe, parts, data, signal_at(step, number))
+    assert (stopped.completed, stopped.step) == (False, step)
+    finished = run(recipe, parts, data)
+    assert (finished.completed, finished.step) == (True, 15)
+    assert_same_run(whole, parts)
+
+
+@pytest.mark.parametrize("checkpoint_every", [0, 3])
+def test_a_run_that_crashed_goes_on_from_its_last_checkpoint_and_logs_no_step_twice(
+    checkpoint_every: int, recipe: Recipe, data: ImageData, tmp_path: Path
+) -> None:
+    recipe = replace(recipe, checkpoint_every=checkpoint_every, ema_decay=0.9)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(recipe, whole, data)
+    with pytest.raises(OSError, match="went away"):
+        run(recipe, parts, data, TinyNet(fail_at=15, fail=crash))
+    assert read_checkpoint(parts / "checkpoints" / "last").state["step"] == (12 if checkpoint_every else 10)
+    run(recipe, parts, data)
+    assert_same_run(whole, parts)
+    assert [record["step"] for record in progress(parts) if "lr" in record] == list(range(1, 16))
+
+
+def test_a_run_that_crashed_before_its_first_checkpoint_starts_again(
+    recipe: Recipe, data: ImageData, tmp_path: Path
+) -> None:
+    with pytest.raises(OSError, match="went away"):
+        run(recipe, tmp_path / "parts", data, TinyNet(fail_at=3, fail=crash))
+    run(recipe, tmp_path / "parts", data)
+    run(recipe, tmp_path / "whole", data)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_two_runs_of_one_recipe_are_equal_and_another_seed_is_not(
+    recipe: Recipe, data: ImageData, tmp_path: Path
+) -> None:
+    for name, seed in (("first", 0), ("second", 0), ("third", 1)):
+        run(replace(recipe, seed=seed), tmp_path / name, data)
+    assert_same_run(tmp_path / "first", tmp_path / "second")
+    assert progress(tmp_path / "first") != progress(tmp_path / "third")
+
+
+def test_a_finished_run_is_not_trained_further(recipe: Recipe, data: ImageData, tmp_path: Path) -> None:
+    first = run(recipe, tmp_path, data)
+    model = TinyNet()
+    assert run(recipe, tmp_path, data, model) == first
+    assert model.training_steps == 0
+
+
+def test_the_state_left_by_a_stop_says_how_to_go_on(recipe: Recipe, data: ImageData, tmp_path: Path) -> None:
+    shown = StringIO()
+    model = signal_at(4, signal.SIGINT)
+    train(recipe, tmp_path, data=data, model=model, console=Console(file=shown, width=1000))
+    assert f"stopped by SIGINT after step 4, saved in {tmp_path / 'checkpoints' / 'last'}" in shown.getvalue()
+    assert "run the same command again" in shown.getvalue()
+    assert read_log(tmp_path / "log.jsonl")[-1]["reason"] == "SIGINT"
+
+
+def test_the_signal_handlers_of_before_come_back(recipe: Recipe, data: ImageData, tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    run(recipe, tmp_path, data)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_resume_from_a_named_checkpoint_goes_on_from_there(recipe: Recipe, data: ImageData, tmp_path: Path) -> None:
+    run(recipe, tmp_path / "whole", data)
+    run(recipe, tmp_path / "parts", data, signal_at(8, signal.SIGINT))
+    run(recipe, tmp_path / "other", data, resume=tmp_path / "parts" / "checkpoints" / "last")
+    one, other = (read_checkpoint(tmp_path / name / "checkpoints" / "last") for name in ("whole", "other"))
+    assert_same(one.model, other.model)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        run(recipe, tmp_path / "other", data, resume=tmp_path / "nowhere")
+
+
+def test_never_resume_refuses_a_folder_that_holds_a_run(recipe: Recipe, data: ImageData, tmp_path: Path) -> None:
+    run(recipe, tmp_path, data, resume="never")
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        run(recipe, tmp_path, data, resume="never")
+
+
+def test_a_run_is_not_resumed_under_another_recipe(recipe: Recipe, data: ImageData, tmp_path: Path) -> None:
+    run(recipe, tmp_path, data, signal_at(4, signal.SIGINT))
+    with pytest.raises(ValueError, match=r"another recipe: lr was 0.01, now 0.02"):
+        run(replace(recipe, lr=0.02), tmp_path, data)
+    assert run(replace(recipe, log_every=5, checkpoint_every=2), tmp_path, data).completed
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:500]), Path.unlink])
+def test_a_damaged_last_checkpoint_stops_the_resume_with_an_error(
+    damage: Callable[[Path], Any], recipe: Recipe, data: ImageData, tmp_path: Path
+) -> None:
+    run(recipe, tmp_path, data)
+    damage(tmp_path / "checkpoints" / "last" / "state.pt")
+    with pytest.raises((ValueError, FileNotFoundError), match=r"state\.pt"):
+        run(recipe, tmp_path, data)
+    assert run(recipe, tmp_path, data, resume=tmp_path / "checkpoints" / "last.old").completed
