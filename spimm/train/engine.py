@@ -29,7 +29,7 @@ class NonFiniteLoss(RuntimeError):
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended: `completed` or interrupted, where it stands, its last and its best evaluation, its folders."""
+    """How a run ended: `completed` or interrupted, epochs and steps done, last and best evaluation, where it is kept."""
 
     completed: bool
     epoch: int
@@ -96,11 +96,11 @@ class Trainer:
             about = {"device": str(self.device), **environment(), "recipe": recipe.to_json()}
             self._log.event("resume" if self.step else "start", step=self.step, **about)
             while self._epoch < total_epochs and not stop.requested:
-                self._train_epoch(stop)
+                images_per_second = self._train_epoch(stop)
                 if stop.requested:
                     self._save(self.last_folder)
                 else:
-                    self._finish_epoch()
+                    self._finish_epoch(images_per_second)
             if self._epoch < total_epochs:
                 self._log.event("stop", step=self.step, reason=stop.signal_name)
                 self._log.message(
@@ -117,17 +117,19 @@ class Trainer:
             best_checkpoint=self.best_folder,
         )
 
-    def _train_epoch(self, stop: StopRequest) -> None:
-        """Steps from `_batch` to the epoch's end, or to a stop request."""
+    def _train_epoch(self, stop: StopRequest) -> float:
+        """Steps from `_batch` to the epoch's end, or to a stop request. Returns images per second."""
         self.model.train()
         self._log.restart_clock()
-        every = self.recipe.checkpoint_every
+        started, seen, every = time.perf_counter(), 0, self.recipe.checkpoint_every
         for images, labels in self._train_loader.iterate(self._epoch, start_batch=self._batch):
             self._train_step(images, labels)
+            seen += len(labels)
             if stop.requested:
-                return
+                break
             if every and self.step % every == 0 and self._batch < self._steps_per_epoch:
                 self._save(self.last_folder)
+        return seen / (time.perf_counter() - started)
 
     def _train_step(self, images: Tensor, labels: Tensor) -> None:
         rate = learning_rate(self.recipe, self.step, steps_per_epoch=self._steps_per_epoch)
@@ -158,11 +160,12 @@ class Trainer:
             nn.utils.clip_grads_with_norm_(parameters, self.recipe.clip_norm, norm)
         return norm
 
-    def _finish_epoch(self) -> None:
+    def _finish_epoch(self, images_per_second: float) -> None:
         """Evaluates, logs and saves; the state saved is that of the next epoch's start."""
         started = time.perf_counter()
         epoch = self._epoch + 1
         record: dict[str, float] = {"epoch": epoch, "train_loss": self._loss_sum / self._batch}
+        record["images_per_second"] = images_per_second
         evaluated = epoch % self.recipe.eval_every == 0 or epoch == self.recipe.total_epochs
         if evaluated:
             self._metrics = self._evaluate()

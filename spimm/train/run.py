@@ -9,6 +9,7 @@ from rich.console import Console
 from torch import nn
 
 from spimm.data import ImageData, Loader, load_data
+from spimm.models import create_model
 from spimm.tasks import Classify
 from spimm.train.checkpoint import find_checkpoint
 from spimm.train.config import Recipe
@@ -56,11 +57,9 @@ def train(
 
 
 def build_model(recipe: Recipe, data: ImageData) -> nn.Module:
-    """The model the recipe names, for the classes and images of `data`."""
-    from spimm.models import create_model
-
-    shape: dict[str, Any] = {"in_chans": data.in_chans, "image_size": data.image_size}
-    return create_model(recipe.model, num_classes=data.num_classes, **shape, **recipe.model_options)
+    """The model the recipe names, for the classes and channels of `data`."""
+    options: dict[str, Any] = dict(recipe.model_options)
+    return create_model(recipe.model, num_classes=data.num_classes, in_chans=data.in_chans, **options)
 
 
 def build_loader(recipe: Recipe, data: ImageData, *, train: bool) -> Loader:

@@ -37,7 +37,7 @@ def test_the_log_has_one_json_object_a_line_for_the_start_each_step_and_each_epo
     assert [(record["epoch"], record["step"]) for record in epochs] == [(1, 5), (2, 10), (3, 15)]
     assert epochs[0]["train_loss"] == pytest.approx(sum(step["loss"] for step in steps) / 5)
     evaluated = {"loss", "top1", "top5", "images", "eval_seconds"}
-    assert epochs[0].keys() == {"kind", "step", "time", "epoch", "train_loss"} | evaluated
+    assert epochs[0].keys() == {"kind", "step", "time", "epoch", "train_loss", "images_per_second"} | evaluated
 
 
 def test_steps_are_logged_as_often_as_asked(recipe: Recipe, data: ImageData, tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_steps_are_logged_as_often_as_asked(recipe: Recipe, data: ImageData, tmp
 def test_without_a_terminal_there_is_one_line_an_epoch(recipe: Recipe, data: ImageData, tmp_path: Path) -> None:
     lines = run(replace(recipe, ema_decay=0.9), tmp_path, data, force_terminal=False).splitlines()
     assert [line.split("  ")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
-    for part in ("train loss 1.", "test loss 1.", "top-1 ", "top-5 100.00 %", "averaged top-1 "):
+    for part in ("train loss 1.", "test loss 1.", "top-1 ", "top-5 100.00 %", "averaged top-1 ", " images/s"):
         assert part in lines[0]
 
 

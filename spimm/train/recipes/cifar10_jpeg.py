@@ -12,7 +12,7 @@ from spimm.train.config import Recipe
 
 RECIPE = Recipe(
     name="cifar10_jpeg",
-    model="qkformer_4_96_cifar",
+    model="qkformer_4_192_cifar",
     model_options={"num_steps": 4},
     data="npz:cifar10_jpeg.npz",
     augment=Augment(pad=4, flip=True),

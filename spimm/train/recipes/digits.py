@@ -10,7 +10,7 @@ from spimm.train.config import Recipe
 
 RECIPE = Recipe(
     name="digits",
-    model="qkformer_4_64_digits",
+    model="qkformer_3_64_digits",
     model_options={"num_steps": 4},
     data="digits",
     augment=Augment(pad=1),

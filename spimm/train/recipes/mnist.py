@@ -10,7 +10,7 @@ from spimm.train.config import Recipe
 
 RECIPE = Recipe(
     name="mnist",
-    model="qkformer_4_64_mnist",
+    model="qkformer_4_96_mnist",
     model_options={"num_steps": 4},
     data="mnist",
     augment=Augment(pad=2),

@@ -1,0 +1,19 @@
+"""Models by name."""
+
+from spimm.models import qkformer as _qkformer  # registers its variants
+from spimm.models.features import FeatureList
+from spimm.models.official import load_official
+from spimm.models.registry import ModelCard, create_model, list_models, model_card, register_model
+from spimm.models.weights import load_weights, save_weights
+
+__all__ = [
+    "FeatureList",
+    "ModelCard",
+    "create_model",
+    "list_models",
+    "load_official",
+    "load_weights",
+    "model_card",
+    "register_model",
+    "save_weights",
+]

@@ -1,0 +1,99 @@
+"""Weights in the authors' checkpoint formats: key maps, and models that reproduce the authors' outputs."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from spimm.models import qkformer_keys
+from spimm.models.registry import create_model, model_card
+from spimm.models.weights import load_state
+
+
+class OfficialFormat(NamedTuple):
+    """How one family's published checkpoints are read."""
+
+    key_map: Callable[[nn.Module, Mapping[str, Tensor]], dict[str, list[str]]]
+    """Our key -> the authors' keys, whose tensors are joined along the first dimension in that order."""
+    legacy_warning: str
+    """What `legacy=True` reproduces."""
+
+
+FORMATS: dict[str, OfficialFormat] = {
+    "qkformer": OfficialFormat(qkformer_keys.key_map, qkformer_keys.LEGACY_WARNING),
+}
+
+
+def load_official(
+    name: str,
+    state_dict_or_path: Mapping[str, Tensor] | str | Path,
+    *,
+    num_steps: int | None = None,
+    num_classes: int | None = None,
+    legacy: bool = False,
+    **options: Any,
+) -> nn.Module:
+    """The named model, in eval mode, with weights from a checkpoint in its authors' format and in their dtype.
+
+    A path is read with `weights_only`; a checkpoint that wraps its weights under `model`, `state_dict` or `module` is
+    unwrapped. `num_classes` defaults to what the checkpoint's classifier has. `legacy=True` reproduces the faults of
+    the authors' code that their published numbers depend on, with a warning that says which. Raises ValueError for a
+    checkpoint that does not fit, listing missing, unexpected and wrong-shaped keys.
+    """
+    family = model_card(name).family
+    official = FORMATS[family]
+    tensors = _strip(_read(state_dict_or_path))
+    if num_classes is None and "head.weight" in tensors:
+        num_classes = len(tensors["head.weight"])
+    if legacy:
+        warnings.warn(official.legacy_warning, UserWarning, stacklevel=2)
+    model = create_model(name, num_steps=num_steps, num_classes=num_classes, legacy=legacy, **options)
+    floating = [value.dtype for value in tensors.values() if value.is_floating_point()]
+    if floating:
+        model = model.to(floating[0])
+    load_state(model, _translate(model, tensors, official), f"the checkpoint for {name}")
+    return model.eval()
+
+
+def official_keys(model: nn.Module, family: str = "qkformer") -> dict[str, list[str]]:
+    """Our key -> the authors' keys that are joined to make it."""
+    return FORMATS[family].key_map(model, {})
+
+
+def _read(source: Mapping[str, Tensor] | str | Path) -> Mapping[str, Tensor]:
+    if isinstance(source, Mapping):
+        return source
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _strip(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    for wrapper in ("model", "state_dict", "module"):
+        if isinstance(tensors.get(wrapper), Mapping):
+            tensors = tensors[wrapper]
+    return {key.removeprefix("module."): value for key, value in tensors.items()}
+
+
+def _translate(model: nn.Module, tensors: dict[str, Tensor], official: OfficialFormat) -> dict[str, Tensor]:
+    """The authors' tensors under our names and shapes; what has no place keeps its name, for the error to list."""
+    own = model.state_dict()
+    rest = dict(tensors)
+    translated: dict[str, Tensor] = {}
+    for key, theirs in official.key_map(model, tensors).items():
+        parts = [rest.pop(name) for name in theirs if name in rest]
+        if len(parts) < len(theirs):
+            continue
+        joined = torch.cat(parts) if len(parts) > 1 and parts[0].dim() else parts[0]
+        if joined.dim() < own[key].dim() and joined.numel() == own[key].numel():
+            joined = joined.reshape(own[key].shape)  # Conv1d weights [O, I, 1] of 1x1 convolutions
+        translated[key] = joined
+    return {**translated, **rest}

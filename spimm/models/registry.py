@@ -1,0 +1,90 @@
+"""Names of models: register, create, list, and the card that says what a name stands for."""
+
+import difflib
+import fnmatch
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model's name promises; a test builds every model and checks it."""
+
+    name: str
+    family: str
+    paper: str
+    """Citation with address."""
+    params: int
+    """Parameters with the default classes and channels."""
+    input_size: tuple[int, int, int]
+    """(C, H, W) of one step."""
+    num_classes: int
+    num_steps: int
+    recipe: str | None = None
+    """Name of the training recipe, see spimm.train.list_recipes."""
+    events: bool = False
+    """Takes sequences of event frames [B, T, C, H, W]."""
+    note: str = ""
+
+
+Builder = Callable[..., nn.Module]
+_models: dict[str, tuple[ModelCard, Builder]] = {}
+
+
+def register_model(card: ModelCard, build: Builder) -> None:
+    """Makes `create_model(card.name)` call `build(**options)`. Raises ValueError if the name is taken."""
+    if card.name in _models:
+        raise ValueError(f"a model named {card.name!r} is registered already")
+    _models[card.name] = (card, build)
+
+
+def _find(name: str) -> tuple[ModelCard, Builder]:
+    if name not in _models:
+        near = difflib.get_close_matches(name, _models, n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}?" if near else "see spimm.list_models()"
+        raise ValueError(f"unknown model {name!r}; {hint}")
+    return _models[name]
+
+
+def model_card(name: str) -> ModelCard:
+    """The card of a model. Raises ValueError with the nearest names for an unknown one."""
+    return _find(name)[0]
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Sorted names that match a shell-style pattern, e.g. `qkformer*`."""
+    return sorted(name for name in _models if fnmatch.fnmatchcase(name, pattern))
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    num_steps: int | None = None,
+    in_chans: int | None = None,
+    weights: str | Path | None = None,
+    features_only: bool = False,
+    **options: Any,
+) -> nn.Module:
+    """The model of that name, with random weights or those of a safetensors file `weights`.
+
+    num_classes 0 leaves out the classifier; None takes the card's values. `options` are the family's own (for QKFormer
+    the fields of QKFormerConfig, and `backend`). `features_only` gives the feature maps of the stages instead of logits.
+    Raises ValueError for unknown names, options and values, naming what is known.
+    """
+    card, build = _find(name)
+    for label, value, least in (("num_classes", num_classes, 0), ("num_steps", num_steps, 1), ("in_chans", in_chans, 1)):
+        if value is not None and value < least:
+            raise ValueError(f"{label} is {value}; wanted at least {least}")
+    chosen = {"num_classes": num_classes, "num_steps": num_steps, "in_chans": in_chans}
+    model = build(**{key: value for key, value in chosen.items() if value is not None}, **options)
+    if weights is not None:
+        from spimm.models.weights import load_weights
+
+        load_weights(model, weights)
+    return model.features_only() if features_only else model  # type: ignore[operator]
