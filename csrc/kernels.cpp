@@ -33,22 +33,26 @@ struct Tiling {
 
     std::vector<float> repeat(const float *per_channel) const {
         std::vector<float> repeated(per_channel == nullptr ? 0 : size);
-        for (size_t i = 0; i < repeated.size(); ++i) repeated[i] = per_channel[i % channels];
+        for (size_t row = 0; row < repeated.size(); row += channels) std::copy_n(per_channel, channels, repeated.data() + row);
         return repeated;
     }
 };
 
-template <class S> static void load_state(const void *v0, int64_t begin, float *v, int64_t n) {
-    if (v0 == nullptr) {
-        std::memset(v, 0, n * sizeof(float));
-        return;
-    }
-    const S *from = static_cast<const S *>(v0) + begin;
-    for (int64_t i = 0; i < n; ++i) v[i] = load(from[i]);
+// A plain loop over one array runs at the speed of memory; a loop that mixes cold and cached arrays does not.
+template <class S> static void load_tile(const void *from, int64_t begin, float *__restrict values, int64_t n) {
+    const S *__restrict in = static_cast<const S *>(from) + begin;
+    for (int64_t i = 0; i < n; ++i) values[i] = load(in[i]);
 }
 
-template <class S> static void store_tile(const float *values, void *to, int64_t begin, int64_t n) {
-    S *out = static_cast<S *>(to) + begin;
+template <class S> static void load_state(const void *from, int64_t begin, float *v, int64_t n) {
+    if (from == nullptr)
+        std::memset(v, 0, n * sizeof(float));
+    else
+        load_tile<S>(from, begin, v, n);
+}
+
+template <class S> static void store_tile(const float *__restrict values, void *to, int64_t begin, int64_t n) {
+    S *__restrict out = static_cast<S *>(to) + begin;
     for (int64_t i = 0; i < n; ++i) out[i] = store<S>(values[i]);
 }
 
@@ -107,12 +111,14 @@ struct TileSum {
 
     TileSum(int64_t size, int64_t buckets) : tile(buckets == 0 ? 0 : size, 0.0f), total(buckets, 0.0) {}
     void flush() {
-        for (size_t i = 0; i < tile.size(); ++i) total[i % total.size()] += tile[i];
+        const size_t buckets = total.size();
+        for (size_t row = 0; row < tile.size(); row += buckets)
+            for (size_t b = 0; b < buckets; ++b) total[b] += tile[row + b];
         std::fill(tile.begin(), tile.end(), 0.0f);
         pending = 0;
     }
     void end_of_tile() {
-        if (++pending == 32) flush();
+        if (++pending == 64) flush();
     }
 };
 
@@ -144,9 +150,9 @@ static void backward(const Backward &io, const Neuron &neuron, const Extent &ext
 
 #pragma omp parallel num_threads(num_threads)
     {
-        std::vector<float> h_tiles(T * size), scratch(6 * size);
+        std::vector<float> h_tiles(T * size), scratch(7 * size);
         float *__restrict z = scratch.data(), *__restrict v = z + size, *__restrict slope = v + size;
-        float *__restrict grad_v = slope + size, *__restrict grad_h = grad_v + size, *__restrict shared = grad_h + size;
+        float *__restrict grad_v = slope + size, *__restrict grad_h = grad_v + size, *__restrict shared = grad_h + size, *__restrict grad_s = shared + size;
         TileSum bias_sum(size, has_norm ? channels : 0), weight_sum(size, has_norm ? channels : 0);
         TileSum decay_sum(size, learns ? 1 : 0), gain_sum(size, learns ? 1 : 0), threshold_sum(size, learns ? 1 : 0);
 
@@ -173,13 +179,13 @@ static void backward(const Backward &io, const Neuron &neuron, const Extent &ext
             std::fill(shared, shared + n, 0.0f);
             for (int64_t t = T - 1; t >= 0; --t) {
                 const float *__restrict h = h_tiles.data() + t * size;
-                const S *__restrict grad_spikes = static_cast<const S *>(io.grad_spikes) + begin + t * plane;
+                load_tile<S>(io.grad_spikes, begin + t * plane, grad_s, n);
                 for (int64_t i = 0; i < n; ++i) z[i] = h[i] - threshold;
                 surrogate_derivative(neuron, z, slope, n);
                 for (int64_t i = 0; i < n; ++i) {
                     const float fires = h[i] >= threshold ? 1.0f : 0.0f;
                     const float keep = soft ? 1.0f - attached * threshold * slope[i] : 1.0f - fires - attached * h[i] * slope[i];
-                    grad_h[i] = load(grad_spikes[i]) * slope[i] + grad_v[i] * keep;
+                    grad_h[i] = grad_s[i] * slope[i] + grad_v[i] * keep;
                 }
 
                 if (learns) {
@@ -194,7 +200,7 @@ static void backward(const Backward &io, const Neuron &neuron, const Extent &ext
                         const float reset = attached * (soft ? threshold : h[i]) * slope[i] - (soft ? fires : 0.0f);
                         to_decay[i] += grad_h[i] * v[i];
                         to_gain[i] += grad_h[i] * z[i];
-                        to_threshold[i] += grad_v[i] * reset - load(grad_spikes[i]) * slope[i];
+                        to_threshold[i] += grad_v[i] * reset - grad_s[i] * slope[i];
                     }
                 }
 

@@ -68,3 +68,9 @@ def empty_steps(x: Tensor, num_steps: int) -> Tensor:
 
 def num_threads() -> int:
     return torch.get_num_threads()
+
+
+def cpu_isa() -> str:
+    """Instruction set of the compiled kernels in use (avx512, avx2 or baseline), or why there are none."""
+    module = extension()
+    return module if isinstance(module, str) else module.isa()

@@ -2,7 +2,6 @@
 
 from spimm.train.checkpoint import Checkpoint as Checkpoint
 from spimm.train.checkpoint import CheckpointError as CheckpointError
-from spimm.train.checkpoint import WeightsReport as WeightsReport
 from spimm.train.checkpoint import load_weights as load_weights
 from spimm.train.checkpoint import read_checkpoint as read_checkpoint
 from spimm.train.config import Recipe as Recipe
@@ -17,4 +16,5 @@ from spimm.train.recipes import list_recipes as list_recipes
 from spimm.train.recipes import load_recipe as load_recipe
 from spimm.train.run import build_loader as build_loader
 from spimm.train.run import build_model as build_model
+from spimm.train.run import load_run as load_run
 from spimm.train.run import train as train

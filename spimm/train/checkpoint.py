@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from spimm import models
 
 MODEL_FILE, EMA_FILE, STATE_FILE = "model.safetensors", "ema.safetensors", "state.pt"
 MANIFEST_FILE = "manifest.json"
@@ -34,15 +35,6 @@ class Checkpoint:
     model: dict[str, Tensor]
     state: dict[str, Any]
     ema: dict[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class WeightsReport:
-    """What `load_weights` did not load: keys of the model, keys of the file, keys whose shapes differ."""
-
-    missing: list[str]
-    unexpected: list[str]
-    reshaped: list[str]
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -83,43 +75,16 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{error}{advice}") from error
 
 
-def load_weights(model: nn.Module, path: str | Path, *, strict: bool = True) -> WeightsReport:
-    """Loads a .safetensors file, or a checkpoint folder (the averaged weights where it has them), into `model`.
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Fills `model` from a .safetensors file or a checkpoint folder, which gives its averaged weights if it has them.
 
-    FileNotFoundError for a missing path; CheckpointError for a damaged file and, when `strict`, for weights that are
-    missing, unexpected or of another shape. Not strict, it loads what fits and reports the rest.
+    FileNotFoundError for a missing path; ValueError for a damaged file and for weights that do not fit the model, which
+    stays as it was then.
     """
     source = Path(path)
     if source.is_dir():
         source = source / (EMA_FILE if (source / EMA_FILE).exists() else MODEL_FILE)
-    elif source.exists() and source.suffix != ".safetensors":
-        raise CheckpointError(f"weights are read from a .safetensors file or a checkpoint folder, got {source}")
-    return load_tensors(model, _read_tensors(source), source=source, strict=strict)
-
-
-def load_tensors(model: nn.Module, tensors: dict[str, Tensor], *, source: Path, strict: bool = True) -> WeightsReport:
-    """As `load_weights`, from tensors by name; `source` is what errors call them."""
-    wanted = model.state_dict()
-    shared = wanted.keys() & tensors.keys()
-    reshaped = [key for key in wanted if key in shared and wanted[key].shape != tensors[key].shape]
-    report = WeightsReport(
-        missing=[key for key in wanted if key not in shared],
-        unexpected=[key for key in tensors if key not in shared],
-        reshaped=reshaped,
-    )
-    if strict and (report.missing or report.unexpected or reshaped):
-        shapes = (f"{key} (file {list(tensors[key].shape)}, model {list(wanted[key].shape)})" for key in reshaped)
-        parts = {"missing": report.missing, "unexpected": report.unexpected, "wrong shape": list(shapes)}
-        lines = [f"  {what}: {_shorten(keys)}" for what, keys in parts.items() if keys]
-        raise CheckpointError("\n".join([f"the weights in {source} do not fit {type(model).__name__}:", *lines]))
-    fitting = {key: tensor for key, tensor in tensors.items() if key in shared and key not in reshaped}
-    model.load_state_dict(fitting, strict=False)
-    return report
-
-
-def _shorten(keys: list[str], limit: int = 10) -> str:
-    more = f", and {len(keys) - limit} more" if len(keys) > limit else ""
-    return ", ".join(keys[:limit]) + more
+    models.load_weights(model, source)
 
 
 def _beside(folder: Path, suffix: str) -> Path:
@@ -135,8 +100,8 @@ def _read_folder(folder: Path) -> Checkpoint:
         if _digest(path) != digest:
             raise CheckpointError(f"{path} is cut short or was changed after it was written: its SHA-256 is another")
     return Checkpoint(
-        model=_read_tensors(folder / MODEL_FILE),
-        ema=_read_tensors(folder / EMA_FILE) if EMA_FILE in files else {},
+        model=load_file(folder / MODEL_FILE),
+        ema=load_file(folder / EMA_FILE) if EMA_FILE in files else {},
         state=torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True),
     )
 
@@ -164,15 +129,6 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     # a copy of each: safetensors wants standard memory order, and storage that no other tensor uses
     plain = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     save_file(plain, path, metadata={"format": "pt"})
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is cut short or is not a safetensors file: {error}") from error
 
 
 def _remove(folder: Path) -> None:

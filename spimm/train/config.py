@@ -1,6 +1,7 @@
 """A recipe: everything that decides a training run, as one frozen dataclass."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ class Recipe:
     """data set: a name such as digits or mnist, or a path"""
     name: str = "custom"
     """name of the recipe"""
-    model_options: dict[str, OptionValue] = field(default_factory=dict)
+    model_options: Mapping[str, OptionValue] = field(default_factory=dict)
     """options of the model, such as num_steps or neuron (model_options.num_steps=4)"""
     image_size: int | None = None
     """side in pixels to which images are resized; None keeps the data set's own size"""

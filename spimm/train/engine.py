@@ -10,8 +10,9 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
+from spimm.models.weights import load_state
 from spimm.tasks import Classify
-from spimm.train.checkpoint import Checkpoint, find_checkpoint, load_tensors, read_checkpoint, write_checkpoint
+from spimm.train.checkpoint import Checkpoint, find_checkpoint, read_checkpoint, write_checkpoint
 from spimm.train.config import Recipe
 from spimm.train.evaluation import Batches, compute_in, evaluate, pick_device
 from spimm.train.interrupt import StopRequest
@@ -29,7 +30,7 @@ class NonFiniteLoss(RuntimeError):
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended: `completed` or interrupted, epochs and steps done, last and best evaluation, where it is kept."""
+    """How a run ended: `completed` or stopped, epochs and steps done, last and best evaluation, checkpoint folders."""
 
     completed: bool
     epoch: int
@@ -77,9 +78,9 @@ class Trainer:
         checkpoint = read_checkpoint(folder)
         state = checkpoint.state
         self._check_same_run(state, folder)
-        load_tensors(self.model, checkpoint.model, source=folder)
+        load_state(self.model, checkpoint.model, str(folder))
         if self.ema is not None:
-            load_tensors(self.ema.module, checkpoint.ema, source=folder)
+            load_state(self.ema.module, checkpoint.ema, str(folder))
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self._epoch, self._batch = state["step"], state["epoch"], state["batch"]
         self._loss_sum, self._metrics, self._best = state["loss_sum"], state["metrics"], state["best"]

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ from torch import nn
 from spimm.data import ImageData, Loader, load_data
 from spimm.models import create_model
 from spimm.tasks import Classify
-from spimm.train.checkpoint import find_checkpoint
-from spimm.train.config import Recipe
+from spimm.train.checkpoint import find_checkpoint, load_weights
+from spimm.train.config import OptionValue, Recipe
 from spimm.train.engine import Trainer, TrainResult
 from spimm.train.log import RunLog
 from spimm.train.seeding import seed_everything
+
+RECIPE_FILE, DATA_FILE = "recipe.json", "data.json"
 
 
 def train(
@@ -28,7 +32,7 @@ def train(
     model: nn.Module | None = None,
     console: Console | None = None,
 ) -> TrainResult:
-    """Trains as `recipe` says and writes `recipe.json`, `log.jsonl`, `tensorboard/` and `checkpoints/` into `out_dir`.
+    """Trains as `recipe` says and writes into `out_dir`: recipe.json, data.json, log.jsonl, tensorboard/, checkpoints/.
 
     resume: `auto` goes on with the run in `out_dir` if there is one, `never` refuses a folder that holds one
     (FileExistsError), a path goes on from that checkpoint folder. data_dir: as for `load_data`. data, model: take the
@@ -41,10 +45,12 @@ def train(
     for split in (data.train, data.test):
         task.check_labels(split.labels)
     seed_everything(recipe.seed)
+    model = model or build_model(recipe, data)
+    seed_everything(recipe.seed)  # what training draws does not depend on what building the model drew
     trainer = Trainer(
         recipe,
         out,
-        model=model or build_model(recipe, data),
+        model=model,
         task=task,
         train_loader=build_loader(recipe, data, train=True),
         test_loader=build_loader(recipe, data, train=False),
@@ -52,14 +58,37 @@ def train(
     )
     if folder is not None:
         trainer.restore(folder)
-    _write_json(out / "recipe.json", recipe.to_json())
+    _write_json(out / RECIPE_FILE, recipe.to_json())
+    _write_json(out / DATA_FILE, _data_facts(data))
     return trainer.fit()
+
+
+def load_run(
+    folder: str | Path, *, which: str = "best", model_options: Mapping[str, OptionValue] | None = None
+) -> tuple[Recipe, nn.Module]:
+    """Recipe and trained model, in eval mode, of the run that `train` wrote into `folder`; needs no data.
+
+    which: best or last, the checkpoint whose weights are loaded (averaged ones if the run has them). model_options:
+    changes to the recipe's. FileNotFoundError for a folder without a run or without that checkpoint.
+    """
+    run = Path(folder)
+    for name in (RECIPE_FILE, DATA_FILE):
+        if not (run / name).is_file():
+            raise FileNotFoundError(f"{run} holds no training run: it has no {name}")
+    recipe = Recipe.from_json(json.loads((run / RECIPE_FILE).read_text(encoding="utf-8")))
+    recipe = replace(recipe, model_options={**recipe.model_options, **(model_options or {})})
+    checkpoint = find_checkpoint(run / "checkpoints" / which)
+    if checkpoint is None:
+        raise FileNotFoundError(f"the run in {run} has no {which} checkpoint yet")
+    facts = json.loads((run / DATA_FILE).read_text(encoding="utf-8"))
+    model = _create(recipe, num_classes=facts["num_classes"], in_chans=facts["in_chans"])
+    load_weights(model, checkpoint)
+    return recipe, model.eval()
 
 
 def build_model(recipe: Recipe, data: ImageData) -> nn.Module:
     """The model the recipe names, for the classes and channels of `data`."""
-    options: dict[str, Any] = dict(recipe.model_options)
-    return create_model(recipe.model, num_classes=data.num_classes, in_chans=data.in_chans, **options)
+    return _create(recipe, num_classes=data.num_classes, in_chans=data.in_chans)
 
 
 def build_loader(recipe: Recipe, data: ImageData, *, train: bool) -> Loader:
@@ -75,6 +104,25 @@ def build_loader(recipe: Recipe, data: ImageData, *, train: bool) -> Loader:
         seed=recipe.seed,
         num_workers=recipe.num_workers,
     )
+
+
+def _create(recipe: Recipe, *, num_classes: int, in_chans: int) -> nn.Module:
+    options: dict[str, Any] = dict(recipe.model_options)
+    return create_model(recipe.model, num_classes=num_classes, in_chans=in_chans, **options)
+
+
+def _data_facts(data: ImageData) -> dict[str, Any]:
+    """What a model's user has to know of the data it was trained on."""
+    return {
+        "name": data.name,
+        "num_classes": data.num_classes,
+        "class_names": list(data.class_names),
+        "in_chans": data.in_chans,
+        "image_size": list(data.image_size),
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "note": data.note,
+    }
 
 
 def _resume_folder(out: Path, resume: str | Path) -> Path | None:

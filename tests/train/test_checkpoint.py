@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from spimm.train import Checkpoint, CheckpointError, checkpoint, load_weights, read_checkpoint
 from spimm.train.checkpoint import find_checkpoint, write_checkpoint
@@ -147,18 +146,18 @@ def test_a_later_format_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 64, b"PK\x03\x04junk", bytes(range(256))])
-def test_weights_of_another_kind_are_refused(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "weights.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"weights\.safetensors is cut short or is not a safetensors file"):
-        load_weights(TinyNet(), tmp_path / "weights.safetensors")
+def test_damaged_or_foreign_weights_are_refused(content: bytes, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "last", saved(1))
+    (tmp_path / "last" / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        load_weights(TinyNet(), tmp_path / "last")
 
 
 def test_weights_load_from_a_file_and_from_a_checkpoint_folder(tmp_path: Path) -> None:
     source, target = TinyNet(), TinyNet()
     source.head.weight.data.fill_(0.25)
     save_file(source.state_dict(), tmp_path / "weights.safetensors")
-    report = load_weights(target, tmp_path / "weights.safetensors")
-    assert (report.missing, report.unexpected, report.reshaped) == ([], [], [])
+    load_weights(target, tmp_path / "weights.safetensors")
     assert torch.equal(target.head.weight, source.head.weight)
     average = {name: tensor.clone() for name, tensor in source.state_dict().items()}
     average["head.weight"].fill_(0.5)
@@ -167,16 +166,11 @@ def test_weights_load_from_a_file_and_from_a_checkpoint_folder(tmp_path: Path) -
     assert target.head.weight.unique().item() == 0.5
 
 
-def test_missing_paths_and_other_suffixes_are_named(tmp_path: Path) -> None:
+def test_a_missing_path_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "weights.pth").write_bytes(b"x")
-    for path, error, text in (
-        ("nowhere.safetensors", FileNotFoundError, r"no weights at .*nowhere\.safetensors"),
-        ("empty", FileNotFoundError, r"no weights at .*empty/model\.safetensors"),
-        ("weights.pth", CheckpointError, r"weights\.pth"),
-    ):
-        with pytest.raises(error, match=text):
-            load_weights(TinyNet(), tmp_path / path)
+    for path in ("nowhere.safetensors", "empty/model.safetensors"):
+        with pytest.raises(FileNotFoundError, match=path):
+            load_weights(TinyNet(), tmp_path / path.removesuffix("/model.safetensors"))
 
 
 def test_weights_of_another_model_are_refused_with_every_difference_and_nothing_loaded(tmp_path: Path) -> None:
@@ -184,23 +178,9 @@ def test_weights_of_another_model_are_refused_with_every_difference_and_nothing_
     tensors = {name: torch.ones_like(tensor) for name, tensor in model.state_dict().items()}
     tensors["head.weight"] = torch.zeros(5, 6)
     tensors["neck.weight"] = tensors.pop("conv.weight")
-    save_file(tensors, tmp_path / "weights.safetensors")
-    before = model.norm.bias.clone()
-    with pytest.raises(CheckpointError) as caught:
-        load_weights(model, tmp_path / "weights.safetensors")
-    assert str(caught.value).splitlines()[1:] == [
-        "  missing: conv.weight",
-        "  unexpected: neck.weight",
-        "  wrong shape: head.weight (file [5, 6], model [3, 6])",
-    ]
-    assert torch.equal(model.norm.bias, before)
-    report = load_weights(model, tmp_path / "weights.safetensors", strict=False)
-    assert (report.missing, report.unexpected, report.reshaped) == (["conv.weight"], ["neck.weight"], ["head.weight"])
-    assert torch.equal(model.norm.bias, torch.ones_like(before))
-
-
-def test_a_long_list_of_differences_is_cut_and_counted(tmp_path: Path) -> None:
-    model = nn.Sequential(*(nn.Linear(1, 1) for _ in range(8)))
-    save_file({"other": torch.zeros(1)}, tmp_path / "weights.safetensors")
-    with pytest.raises(CheckpointError, match=r"missing: 0\.weight, 0\.bias, .*4\.bias, and 6 more"):
-        load_weights(model, tmp_path / "weights.safetensors")
+    write_checkpoint(tmp_path / "last", Checkpoint(model=tensors, state={}))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"does not fit TinyNet") as caught:
+        load_weights(model, tmp_path / "last")
+    assert all(name in str(caught.value) for name in ("conv.weight", "neck.weight", "head.weight", "(5, 6)", "(3, 6)"))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

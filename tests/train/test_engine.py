@@ -189,13 +189,6 @@ def test_a_batch_larger_than_the_training_data_is_refused(recipe: Recipe, data: 
         run(replace(recipe, batch_size=41), tmp_path, data)
 
 
-def test_the_recipe_is_written_beside_the_run(recipe: Recipe, data: ImageData, tmp_path: Path) -> None:
-    import json
-
-    run(recipe, tmp_path, data)
-    assert Recipe.from_json(json.loads((tmp_path / "recipe.json").read_text())) == recipe
-
-
 def test_determinism_settings_of_before_come_back(recipe: Recipe, data: ImageData, tmp_path: Path) -> None:
     seen: list[bool] = []
     model = TinyNet()

@@ -1,8 +1,14 @@
 import re
+from io import StringIO
+from pathlib import Path
 
+import numpy as np
 import pytest
+from rich.console import Console
 
-from spimm.train import Recipe, describe_recipe, list_recipes, load_recipe
+from spimm.data import ImageData, ImageSplit
+from spimm.models import model_card
+from spimm.train import Recipe, apply_overrides, describe_recipe, list_recipes, load_recipe, train
 
 
 def test_the_recipes_are_the_files_of_the_folder() -> None:
@@ -14,6 +20,21 @@ def test_every_recipe_loads_under_its_own_name_and_survives_json(name: str) -> N
     recipe = load_recipe(name)
     assert recipe.name == name
     assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_trains_its_model_for_a_step(name: str, tmp_path: Path) -> None:
+    settings = ["epochs=1", "warmup_epochs=0", "cooldown_epochs=0", "batch_size=2", "num_workers=0", "device=cpu"]
+    recipe = apply_overrides(load_recipe(name), [*settings, "tensorboard=false", "log_every=1"])
+    card = model_card(recipe.model)
+    channels, height, width = card.input_size
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (2, height, width, channels), dtype=np.uint8)
+    split = ImageSplit.from_arrays(images, np.array([0, card.num_classes - 1]))
+    names, level = tuple(map(str, range(card.num_classes))), (0.5,) * channels
+    data = ImageData("noise", split, split, class_names=names, mean=level, std=level, note="made here")
+    result = train(recipe, tmp_path, data=data, console=Console(file=StringIO()))
+    assert (result.completed, result.step) == (True, 1)
 
 
 @pytest.mark.parametrize("name", list_recipes())

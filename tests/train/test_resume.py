@@ -1,3 +1,4 @@
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,8 +11,18 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from spimm.data import ImageData
-from spimm.train import Recipe, TrainResult, read_checkpoint, read_log, train
+from spimm.data import ImageData, load_data
+from spimm.train import (
+    CheckpointError,
+    Recipe,
+    TrainResult,
+    apply_overrides,
+    build_model,
+    load_recipe,
+    read_checkpoint,
+    read_log,
+    train,
+)
 
 from .conftest import TinyNet, signal_at
 
@@ -104,6 +115,27 @@ def test_a_run_that_crashed_before_its_first_checkpoint_starts_again(
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_spiking_model_stopped_and_resumed_equals_one_that_was_not(precision: str, tmp_path: Path) -> None:
+    settings = ["epochs=2", "warmup_epochs=1", "batch_size=8", "ema_decay=0.9", "log_every=1", "device=cpu"]
+    recipe = apply_overrides(load_recipe("digits"), [*settings, f"precision={precision}", "tensorboard=false"])
+    digits = load_data("digits")
+    few = replace(digits, train=digits.train.subset(range(32)), test=digits.test.subset(range(16)))
+
+    def stop(model: torch.nn.Module, inputs: tuple[Tensor]) -> None:
+        steps.append(1)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    train(recipe, tmp_path / "whole", data=few, console=Console(file=StringIO()))
+    torch.manual_seed(recipe.seed)
+    model, steps = build_model(recipe, few), []
+    model.register_forward_pre_hook(stop)
+    assert not train(recipe, tmp_path / "parts", data=few, model=model, console=Console(file=StringIO())).completed
+    assert train(recipe, tmp_path / "parts", data=few, console=Console(file=StringIO())).completed
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
 def test_two_runs_of_one_recipe_are_equal_and_another_seed_is_not(
     recipe: Recipe, data: ImageData, tmp_path: Path
 ) -> None:
@@ -158,12 +190,20 @@ def test_a_run_is_not_resumed_under_another_recipe(recipe: Recipe, data: ImageDa
     assert run(replace(recipe, log_every=5, checkpoint_every=2), tmp_path, data).completed
 
 
+def test_a_checkpoint_of_another_model_is_refused(recipe: Recipe, data: ImageData, tmp_path: Path) -> None:
+    run(recipe, tmp_path, data, signal_at(4, signal.SIGINT))
+    model = TinyNet()
+    model.neck = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"checkpoints/last does not fit TinyNet; .*neck\.weight"):
+        run(recipe, tmp_path, data, model)
+
+
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:500]), Path.unlink])
 def test_a_damaged_last_checkpoint_stops_the_resume_with_an_error(
     damage: Callable[[Path], Any], recipe: Recipe, data: ImageData, tmp_path: Path
 ) -> None:
     run(recipe, tmp_path, data)
     damage(tmp_path / "checkpoints" / "last" / "state.pt")
-    with pytest.raises((ValueError, FileNotFoundError), match=r"state\.pt"):
+    with pytest.raises(CheckpointError, match=r"state\.pt is (cut short|missing).*before it is .*last\.old"):
         run(recipe, tmp_path, data)
     assert run(recipe, tmp_path, data, resume=tmp_path / "checkpoints" / "last.old").completed

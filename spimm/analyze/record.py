@@ -1,0 +1,129 @@
+"""Recording a model while it runs: hooks in, hooks out, and nothing left on the model.
+
+T time, B batch, C channels. The batch size is that of the model's input, an image [B, C, H, W] or a sequence
+[B, T, C, H, W]; from it follows how many steps a layer computed, whichever way time is folded.
+"""
+
+import contextlib
+import itertools
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spimm.analyze.ops import Probe, channel_axes, probe
+from spimm.analyze.tally import LayerSums, count_spikes, sum_values
+from spimm.analyze.trace import Trace
+
+
+class Recorder:
+    """Sums of all batches that ran to their end; `trace` may be asked for at any time."""
+
+    def __init__(self, model_name: str):
+        self.model_name = model_name
+        self._sums: dict[str, LayerSums] = {}
+        self._num_steps: int | None = None
+        self._samples = 0
+        self._running: dict[str, LayerSums] | None = None
+        self._input_shape: torch.Size = torch.Size()
+
+    def trace(self) -> Trace:
+        """What was recorded. Raises ValueError if no batch ran."""
+        if not self._sums or self._num_steps is None:
+            raise ValueError(f"no batch of {self.model_name} was recorded; call the model itself within `record`")
+        layers = tuple(sums.summary(name) for name, sums in self._sums.items())
+        return Trace(self.model_name, self._num_steps, self._samples, layers)
+
+    def attach(self, model: nn.Module, hooks: contextlib.ExitStack) -> None:
+        """Puts hooks on the model, for as long as `hooks` is open."""
+        modules = list(model.named_modules())
+        axes = {neuron: axis for _, module in modules for neuron, axis in channel_axes(module).items()}
+        hooks.callback(model.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
+        for name, module in modules:
+            if (found := probe(module)) is not None:
+                label = (name + found.suffix).removeprefix(".") or self.model_name
+                measure = partial(self._measure, label, found, axes.get(module, 2))
+                hooks.callback(module.register_forward_hook(measure).remove)
+        hooks.callback(model.register_forward_hook(self._end).remove)
+
+    @torch.no_grad()
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        if not tensors or tensors[0].dim() < 1:
+            raise ValueError(f"{self.model_name} was called without a tensor; wanted an input [B, ...]")
+        self._input_shape = tensors[0].shape
+        self._running = {}
+
+    @torch.no_grad()
+    def _measure(
+        self, name: str, found: Probe, channel_axis: int, module: nn.Module, args: tuple[Any, ...], output: Tensor
+    ) -> None:
+        if self._running is None:
+            raise ValueError(f"layer {name!r} ran outside a call of {self.model_name}; call the model itself")
+        if len(args) < len(found.inputs):
+            raise ValueError(f"layer {name!r} was called with {len(args)} positional inputs; wanted {found.inputs}")
+        batch, is_neuron = self._input_shape[0], found.kind == "neuron"
+        *xs, y = (_unfold(x.detach(), batch, found.leading, name) for x in (*args[: len(found.inputs)], output))
+        self._running[self._label(name)] = LayerSums(
+            probe=found,
+            input_shapes=tuple(tuple(x.shape[2:]) for x in xs) or (tuple(y.shape[2:]),),
+            output_shape=tuple(y.shape[2:]),
+            steps=len(y),
+            samples=batch,
+            values=tuple(sum_values(x, name) for x in xs),
+            work=found.work(tuple(xs), y),
+            fired=count_spikes(y, channel_axis, name) if is_neuron else None,
+            places=y[0].numel() // y.shape[channel_axis] if is_neuron else 0,
+        )
+
+    def _label(self, name: str) -> str:
+        """The name, told apart from that of an earlier call within the same call of the model."""
+        calls = itertools.chain([name], (f"{name}#{call}" for call in itertools.count(2)))
+        return next(label for label in calls if label not in (self._running or {}))
+
+    @torch.no_grad()
+    def _end(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        assert self._running is not None
+        running, self._running = self._running, None
+        num_steps = self._steps_of(running)
+        if self._num_steps not in (None, num_steps):
+            before = f"{self.model_name} ran {self._num_steps} steps before"
+            raise ValueError(f"{before} and {num_steps} now; record them apart")
+        if self._sums and self._sums.keys() != running.keys():
+            odd = sorted(self._sums.keys() ^ running.keys())
+            raise ValueError(f"layers {odd} of {self.model_name} do not run for every batch")
+        merged = {name: self._sums[name].merge(sums, name) if self._sums else sums for name, sums in running.items()}
+        self._sums, self._num_steps = merged, num_steps
+        self._samples += self._input_shape[0]
+
+    def _steps_of(self, running: dict[str, LayerSums]) -> int:
+        if len(self._input_shape) == 5:
+            return self._input_shape[1]
+        return max((sums.steps for sums in running.values() if sums.probe.kind == "neuron"), default=1)
+
+
+@contextlib.contextmanager
+def record(model: nn.Module, *, model_name: str | None = None) -> Iterator[Recorder]:
+    """Records every call of `model` within the context; sums grow over batches, tensors are not kept.
+
+    Layers are named as the modules are (`#2` is added for a second call within one of the model); a neuron inside a
+    fused op is `<unit>.neuron`. The model's outputs, mode, state and attributes stay as they are, also after an error;
+    a call that fails counts for nothing. Raises ValueError, naming the layer, if a neuron gives anything but 0 and 1.
+    """
+    recorder = Recorder(model_name or type(model).__name__)
+    with contextlib.ExitStack() as hooks:
+        recorder.attach(model, hooks)
+        yield recorder
+
+
+def _unfold(x: Tensor, batch: int, leading: int | None, name: str) -> Tensor:
+    """x with its leading axes as [T, B]; steps come before samples in each form of folding, and in joined steps."""
+    candidates = range(1, x.dim() + 1) if leading is None else (leading,)
+    for axes in candidates:
+        runs = math.prod(x.shape[:axes])
+        if axes <= x.dim() and runs % batch == 0:
+            return x.flatten(0, axes - 1).unflatten(0, (runs // batch, batch))
+    raise ValueError(f"layer {name!r} has a tensor {tuple(x.shape)}, which does not hold whole batches of {batch}")

@@ -1,0 +1,161 @@
+"""Trace: what a recorded model did, layer by layer, without the model. Averages over all recorded samples and steps."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from spimm.analyze.files import write_whole
+
+Shape = tuple[int, ...]
+FORMAT = "spimm-trace-1"
+
+
+@dataclass(frozen=True)
+class Input:
+    """Values of one input of a layer."""
+
+    name: str
+    shape: Shape
+    """Of one step of one sample."""
+    nonzero: float
+    """Fraction of the values that are not 0."""
+    mean: float
+    magnitude: float
+    """Mean of |value|: for integers the number of spikes a value stands for."""
+    histogram: tuple[float, ...]
+    """Fractions of the values with |value| = 0, 1, 2, ... 15, and 16 or more. Empty unless all values are integers."""
+
+    @property
+    def integers(self) -> bool:
+        """Whether every value seen is an integer: spikes, sums of spikes, event counts."""
+        return bool(self.histogram)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A part of a layer's arithmetic: additions, or multiply-accumulates where the input is real-valued."""
+
+    name: str
+    dense: int
+    """Operations per step and sample if no value were 0. Bias and batch norm fold away and are not counted."""
+    gate: str
+    """The input whose non-zero values cause the operations."""
+    paired: float | None
+    """Fraction of `dense` left if zeros of the other operand are skipped too; None if that is no spike train."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution, linear layer, attention core or neuron."""
+
+    name: str
+    kind: str
+    """conv, linear, attention or neuron; other kinds can be registered with `ops.probe`."""
+    input_shape: Shape
+    """Of one step of one sample, as `output_shape`."""
+    output_shape: Shape
+    steps: int
+    """Different steps computed for a sample; 1 for what is shared by all steps."""
+    inputs: tuple[Input, ...] = ()
+    products: tuple[Product, ...] = ()
+    step_rates: tuple[float, ...] = ()
+    """Neurons only: fraction of outputs that are spikes, for each time step."""
+    silent: float | None = None
+    """Neurons only: fraction of channels (heads, for a token mask) that never fired; `saturated`: that always did."""
+    saturated: float | None = None
+
+    @property
+    def dense(self) -> int:
+        """Operations per step and sample if no value were 0."""
+        return sum(product.dense for product in self.products)
+
+    @property
+    def rate(self) -> float:
+        """Firing rate of a neuron: spikes per output and step. Raises ValueError for another layer."""
+        if not self.step_rates:
+            raise ValueError(f"layer {self.name!r} is of kind {self.kind}; only neurons have a firing rate")
+        return sum(self.step_rates) / len(self.step_rates)
+
+    def input(self, name: str) -> Input:
+        """The input of that name."""
+        for entry in self.inputs:
+            if entry.name == name:
+                return entry
+        raise ValueError(f"layer {self.name!r} has no input {name!r}; it has {[entry.name for entry in self.inputs]}")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A recorded model. Layers stand in the order in which they ran."""
+
+    model: str
+    num_steps: int
+    samples: int
+    layers: tuple[Layer, ...]
+
+    def layer(self, name: str) -> Layer:
+        """The layer of that name. Raises ValueError if there is none."""
+        for entry in self.layers:
+            if entry.name == name:
+                return entry
+        raise ValueError(f"the trace of {self.model} has no layer {name!r}")
+
+    def firing_rates(self) -> dict[str, float]:
+        """Spikes per output and step of every neuron layer."""
+        return {entry.name: entry.rate for entry in self.layers if entry.step_rates}
+
+    def to_json(self) -> str:
+        """JSON text that `from_json` reads back."""
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, allow_nan=False, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Trace":
+        """The trace that `to_json` wrote. Raises ValueError for any other text."""
+        data = json.loads(text)
+        found = data.pop("format", None) if isinstance(data, dict) else None
+        if found != FORMAT:
+            raise ValueError(f"this is no trace: format is {found!r}, wanted {FORMAT!r}")
+        try:
+            return cls(**{**data, "layers": tuple(_layer(entry) for entry in data["layers"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"this trace is damaged: {error}") from error
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the JSON text, whole or not at all. Returns the path."""
+        return write_whole(path, lambda unfinished: unfinished.write_text(self.to_json(), encoding="utf-8"))
+
+    def table(self) -> Table:
+        """One row a layer, for a terminal."""
+        table = Table(title=f"{self.model}: {self.samples} samples, {self.num_steps} steps")
+        table.add_column("layer", overflow="fold")
+        for heading in ("kind", "output", "steps", "Mop / step", "input ≠ 0", "mean |input|", "firing rate", "silent"):
+            table.add_column(heading, justify="right")
+        for entry in self.layers:
+            table.add_row(
+                entry.name,
+                entry.kind,
+                "×".join(map(str, entry.output_shape)),
+                str(entry.steps),
+                f"{entry.dense / 1e6:.3f}" if entry.products else "",
+                " ".join(f"{values.nonzero:.3f}" for values in entry.inputs),
+                " ".join(f"{values.magnitude:.3f}" for values in entry.inputs),
+                f"{entry.rate:.4f}" if entry.step_rates else "",
+                f"{entry.silent:.0%}" if entry.silent is not None else "",
+            )
+        return table
+
+
+def _layer(data: dict[str, Any]) -> Layer:
+    parts = {
+        "inputs": tuple(Input(**{**entry, **_tuples(entry)}) for entry in data["inputs"]),
+        "products": tuple(Product(**entry) for entry in data["products"]),
+    }
+    return Layer(**{**data, **_tuples(data), **parts})
+
+
+def _tuples(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) for key, value in data.items() if isinstance(value, list)}

@@ -1,0 +1,40 @@
+"""Do two sides compute the same thing? The rules by which a case refuses to be timed."""
+
+import torch
+from torch import Tensor
+
+
+class Mismatch(RuntimeError):
+    """Two sides that should agree do not; no timing of them means anything."""
+
+
+def spike_parity(
+    spikes: Tensor, expected: Tensor, distance: Tensor, *, tolerance: float, allowed: float, what: str
+) -> float:
+    """Share of neurons that came so near to the threshold that rounding may have decided.
+
+    A threshold is a jump: spikes must be exactly 0 or 1 and equal up to the step at which `distance`, the true
+    potential minus the threshold, first falls within the tolerance. Such neurons are counted.
+    spikes, expected, distance: [T, ...]. Raises Mismatch for other values, unequal spikes, or a share over `allowed`.
+    """
+    if not ((spikes == 0) | (spikes == 1)).all():
+        raise Mismatch(f"{what}: some outputs are neither 0 nor 1")
+    decided = (distance.abs() > tolerance).cummin(0).values
+    wrong = int(((spikes.double() != expected.double()) & decided).sum())
+    if wrong:
+        raise Mismatch(f"{what}: {wrong} of {spikes.numel()} spikes differ where the potential decides them")
+    undecided = float((~decided[-1]).double().mean())
+    if undecided > allowed:
+        raise Mismatch(f"{what}: {undecided:.2%} of the neurons are within {tolerance:g} of the threshold; {allowed:.2%} may")
+    return undecided
+
+
+def near(actual: Tensor, expected: Tensor, *, tolerance: float, what: str) -> float:
+    """The Euclidean norm of the difference over that of `expected`. Raises Mismatch if it exceeds the tolerance."""
+    if actual.shape != expected.shape:
+        raise Mismatch(f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}")
+    actual, expected = actual.double(), expected.double()
+    error = float(torch.linalg.vector_norm(actual - expected) / torch.linalg.vector_norm(expected))
+    if not error <= tolerance:
+        raise Mismatch(f"{what}: relative difference {error:.2e}; {tolerance:.0e} is allowed")
+    return error

@@ -1,0 +1,203 @@
+"""The other side: SpikingJelly's neuron with torch's layers around it, written as its users write networks.
+
+NCHW memory, time folded into the batch for convolutions and norms, the image repeated T times, q, k and v from
+convolutions of their own, `reset_net` between batches. SpikingJelly is imported when a peer is built, not before.
+T time, B batch, C channels, H W space, h heads, d = C / h, N = H W tokens.
+"""
+
+import types
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from spimm.models.qkformer import QKFormerConfig
+
+SSA_SCALE = 0.125
+
+
+class SpikingJelly(NamedTuple):
+    """The three modules that are used."""
+
+    functional: types.ModuleType
+    neuron: types.ModuleType
+    surrogate: types.ModuleType
+
+
+def spikingjelly() -> SpikingJelly:
+    """SpikingJelly. Raises ImportError with what to install where it is missing."""
+    try:
+        from spikingjelly.activation_based import functional, neuron, surrogate
+    except ImportError as error:
+        raise ImportError(f"comparisons need SpikingJelly 2: pip install 'spimm[peers]' ({error})") from error
+    return SpikingJelly(functional, neuron, surrogate)
+
+
+def lif_node(threshold: float = 1.0) -> nn.Module:
+    """LIF of tau 2, hard reset to 0, detached reset, Sigmoid(4), all steps in one call. [T, ...] -> [T, ...]."""
+    library = spikingjelly()
+    return library.neuron.LIFNode(
+        tau=2.0,
+        v_threshold=threshold,
+        detach_reset=True,
+        surrogate_function=library.surrogate.Sigmoid(alpha=4.0),
+        step_mode="m",
+    )
+
+
+class PeerLIF(nn.Module):
+    """LIF from rest. x: [T, B, C, H, W] -> same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reset_net = spikingjelly().functional.reset_net
+        self.neuron = lif_node()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.reset_net(self)
+        return self.neuron(x)
+
+
+class PeerNormLIF(nn.Module):
+    """LIF(BN(x)) from rest. x: [T, B, C, H, W] -> same."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.neuron = PeerLIF()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.neuron(self.norm(x.flatten(0, 1)).unflatten(0, x.shape[:2]))
+
+
+class Unit(nn.Module):
+    """LIF(BN(conv(x))), with `pool` in front of the LIF. x: [T, B, C, H, W] -> [T, B, C', H', W']."""
+
+    def __init__(
+        self, in_chans: int, out_chans: int, kernel_size: int, *, stride: int = 1, bias: bool = False, pool: bool = False
+    ):
+        super().__init__()
+        self.conv = nn.Conv2d(in_chans, out_chans, kernel_size, stride, kernel_size // 2, bias=bias)
+        self.norm = nn.BatchNorm2d(out_chans)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if pool else nn.Identity()
+        self.neuron = lif_node()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.pool(self.norm(self.conv(x.flatten(0, 1))))
+        return self.neuron(y.unflatten(0, x.shape[:2]))
+
+
+class Embed(nn.Module):
+    """SPEDS: two 3x3 units and a 1x1 shortcut, which in the first stage starts behind the first unit."""
+
+    def __init__(self, in_chans: int, dim: int, *, first: bool):
+        super().__init__()
+        middle = dim // 2 if first else dim
+        self.first = first
+        self.units = nn.ModuleList([Unit(in_chans, middle, 3), Unit(middle, dim, 3, pool=not first)])
+        self.shortcut = Unit(middle if first else in_chans, dim, 1, stride=1 if first else 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.units[0](x)
+        return self.units[1](y) + self.shortcut(y if self.first else x)
+
+
+class TokenAttention(nn.Module):
+    """QKTA: k at the tokens whose query fires. x: [T, B, C, H, W] -> same."""
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.q, self.k = Unit(dim, dim, 1), Unit(dim, dim, 1)
+        self.core = lif_node(0.5)
+        self.proj = Unit(dim, dim, 1, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = (unit(x).flatten(3).unflatten(2, (self.num_heads, -1)) for unit in (self.q, self.k))  # [T, B, h, d, N]
+        return self.proj((self.core(q.sum(3, keepdim=True)) * k).reshape(x.shape))
+
+
+class SelfAttention(nn.Module):
+    """SSA: LIF(0.125 q (k^T v)) a head. x: [T, B, C, H, W] -> same. No state runs from sample to sample."""
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.q, self.k, self.v = Unit(dim, dim, 1), Unit(dim, dim, 1), Unit(dim, dim, 1)
+        self.core = lif_node(0.5)
+        self.proj = Unit(dim, dim, 1, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = (unit(x).flatten(3).unflatten(2, (self.num_heads, -1)) for unit in (self.q, self.k, self.v))
+        q, k, v = (y.transpose(-1, -2) for y in heads)  # [T, B, h, N, d]
+        y = q @ (k.transpose(-1, -2) @ v) * SSA_SCALE
+        return self.proj(self.core(y.transpose(-1, -2).reshape(x.shape)))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each added behind its last neuron. x: [T, B, C, H, W] -> same."""
+
+    def __init__(self, kind: str, dim: int, num_heads: int, mlp_ratio: float):
+        super().__init__()
+        hidden = int(dim * mlp_ratio)
+        self.attention = SelfAttention(dim, num_heads) if kind == "ssa" else TokenAttention(dim, num_heads)
+        self.mlp = nn.Sequential(Unit(dim, hidden, 1, bias=True), Unit(hidden, dim, 1, bias=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(x)
+        return x + self.mlp(x)
+
+
+class Stage(nn.Module):
+    """Patch embedding and blocks of one resolution. x: [T, B, C, H, W] -> [T, B, dim, H / stride, W / stride]."""
+
+    def __init__(self, index: int, in_chans: int, dim: int, config: QKFormerConfig):
+        super().__init__()
+        kind, heads = config.attention[index], config.num_heads
+        self.embed = Embed(in_chans, dim, first=index == 0)
+        self.blocks = nn.Sequential(*(Block(kind, dim, heads, config.mlp_ratio) for _ in range(config.depths[index])))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(self.embed(x))
+
+
+class PeerQKFormer(nn.Module):
+    """QKFormer in its CIFAR form. Image [B, C, H, W] -> logits [B, num_classes]. Zhou et al. 2024, sections 3.3-3.5.
+
+    Of the configuration it reads widths, depths, heads, MLP ratio, kinds of attention, steps, channels and classes.
+    """
+
+    def __init__(self, config: QKFormerConfig):
+        super().__init__()
+        self.reset_net = spikingjelly().functional.reset_net
+        self.num_steps = config.num_steps
+        stages = len(config.depths)
+        widths = [config.in_chans, *(config.embed_dim // 2 ** (stages - 1 - i) for i in range(stages))]
+        self.stages = nn.Sequential(*(Stage(i, widths[i], widths[i + 1], config) for i in range(stages)))
+        self.head = nn.Linear(config.embed_dim, config.num_classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.reset_net(self)
+        x = image.unsqueeze(0).repeat(self.num_steps, 1, 1, 1, 1)
+        return self.head(self.stages(x).flatten(3).mean(3).mean(0))
+
+
+_RENAMED = {".0.branch.": ".attention.", ".1.branch.expand.": ".mlp.0.", ".1.branch.contract.": ".mlp.1."}
+
+
+def peer_tensors(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of our QKFormer (weights or their gradients) under the peer's names, q, k and v taken apart."""
+    theirs: dict[str, Tensor] = {}
+    for key, value in ours.items():
+        name = key
+        for old, new in _RENAMED.items():
+            name = name.replace(old, new)
+        prefix, joined, leaf = name.partition(".qkv.")
+        if not joined:
+            theirs[name] = value
+            continue
+        rows, columns = ours[f"{key.partition('.qkv.')[0]}.qkv.conv.weight"].shape[:2]
+        branches = "qkv"[: rows // columns]
+        pieces = value.chunk(len(branches)) if value.dim() else [value] * len(branches)
+        theirs |= {f"{prefix}.{branch}.{leaf}": piece for branch, piece in zip(branches, pieces, strict=True)}
+    return theirs

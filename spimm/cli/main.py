@@ -1,0 +1,52 @@
+"""`spimm COMMAND`: finds the command, turns errors of the user's making into one line."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import tyro
+from rich.console import Console
+
+from spimm.cli.analyze import analyze
+from spimm.cli.bench import bench
+from spimm.cli.evaluate import evaluate
+from spimm.cli.info import info
+from spimm.cli.models import models
+from spimm.cli.quickstart import quickstart
+from spimm.cli.train import train
+
+COMMANDS = {
+    "models": models,
+    "train": train,
+    "eval": evaluate,
+    "analyze": analyze,
+    "bench": bench,
+    "info": info,
+    "quickstart": quickstart,
+}
+DESCRIPTION = "Spiking vision models: build by name, train or load, get accuracy, firing rates and energy out."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0, 1 for a failed check, 2 for an error, 130 for an interruption.
+
+    SPIMM_TRACEBACK=1 shows the whole traceback of an error.
+    """
+    logging.basicConfig(level=os.environ.get("SPIMM_LOG", "WARNING").upper(), format="%(name)s: %(message)s")
+    try:
+        status = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="spimm", description=DESCRIPTION, args=arguments, config=(tyro.conf.OmitArgPrefixes,)
+        )
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        if os.environ.get("SPIMM_TRACEBACK"):
+            raise
+        Console(stderr=True).print(f"[bold red]spimm: error:[/] {error}", highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return status or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

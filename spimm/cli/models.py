@@ -1,0 +1,29 @@
+"""`spimm models`: what there is."""
+
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from spimm.models import list_models, model_card
+
+
+def models(pattern: Annotated[str, tyro.conf.Positional] = "*") -> None:
+    """List the models whose name matches a pattern.
+
+    Args:
+        pattern: shell-style, e.g. 'qkformer*cifar'.
+    """
+    names = list_models(pattern)
+    if not names:
+        raise ValueError(f"no model matches {pattern!r}; all are {', '.join(list_models())}")
+    table = Table("model", "parameters", "input C x H x W", "T", "classes", "recipe", "note", box=None)
+    for column in (1, 3, 4):
+        table.columns[column].justify = "right"
+    for name in names:
+        card = model_card(name)
+        size = " x ".join(map(str, card.input_size))
+        row = (name, f"{card.params:,}", size, card.num_steps, card.num_classes, card.recipe or "-", card.note)
+        table.add_row(*map(str, row))
+    Console().print(table)

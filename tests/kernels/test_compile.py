@@ -1,0 +1,104 @@
+"""The compiled ops are ordinary torch ops: schemas, fake tensors, autograd and torch.compile agree with eager mode."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from spimm.kernels import Dynamics, lif, norm_lif
+from spimm.kernels.cpu import NeuronCode
+from spimm.layers import ConvNormNeuron
+from spimm.neurons import LIF, PLIF
+from spimm.surrogate import ATan
+
+from .conftest import values
+
+CODE = NeuronCode.of(Dynamics(v_reset=None, detach_reset=False, surrogate=ATan()))
+opcheck_warnings = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+CHECKS = (
+    "test_schema",
+    "test_autograd_registration",
+    "test_faketensor",
+    "test_aot_dispatch_static",
+    "test_aot_dispatch_dynamic",
+)
+
+
+def coefficients() -> Tensor:
+    return torch.tensor([0.6, 0.47, 0.87], dtype=torch.float64, requires_grad=True)
+
+
+@opcheck_warnings
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shared", [False, True])
+def test_lif_is_a_sound_op(shared: bool, dtype: torch.dtype) -> None:
+    x, v = values(1 if shared else 3, 2, 5, scale=2).to(dtype), values(2, 5, seed=1).to(dtype)
+    for start in (None, v.requires_grad_()):
+        arguments = (x.requires_grad_(), start, coefficients(), 3, *CODE)
+        torch.library.opcheck(torch.ops.spimm.lif.default, arguments, test_utils=CHECKS)
+    step = values(3, 2, 5, seed=2).to(dtype)
+    arguments = (step, step[0], x.detach(), v.detach(), coefficients().detach(), True, *CODE)
+    torch.library.opcheck(torch.ops.spimm.lif_backward.default, arguments, test_utils=CHECKS)
+
+
+@opcheck_warnings
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_norm_lif_is_a_sound_op(frozen: bool, dtype: torch.dtype) -> None:
+    def channels_last(*shape: int, seed: int) -> Tensor:
+        return values(*shape, scale=2, seed=seed).to(dtype).movedim(-1, 2)
+
+    x, residual = channels_last(3, 2, 4, 4, 5, seed=0), channels_last(3, 2, 4, 4, 5, seed=1)
+    weight, bias = torch.linspace(0.5, 1.5, 5).requires_grad_(), torch.linspace(-0.5, 0.5, 5).requires_grad_()
+    statistics = (torch.zeros(5), torch.ones(5))
+    for addend in (None, residual.requires_grad_()):
+        given = statistics if frozen else (None, None)
+        arguments = (x.requires_grad_(), weight, bias, *given, addend, coefficients(), 3, 1e-5, *CODE)
+        torch.library.opcheck(torch.ops.spimm.norm_lif.default, arguments, test_utils=CHECKS)
+    grad = channels_last(3, 2, 4, 4, 5, seed=2)
+    numbers = (weight.detach(), bias.detach(), *statistics)
+    arguments = (grad, x.detach(), *numbers, residual.detach(), coefficients().detach(), not frozen, True, 1e-5, *CODE)
+    torch.library.opcheck(torch.ops.spimm.norm_lif_backward.default, arguments, test_utils=CHECKS)
+
+
+def outcome(function: Any, unit: ConvNormNeuron, x: Tensor, **options: Any) -> list[Tensor]:
+    unit.zero_grad()
+    for name, buffer in ConvNormNeuron(3, 6, 3, neuron=None).named_buffers():
+        unit.get_buffer(name).copy_(buffer)
+    leaf = x.detach().requires_grad_()
+    spikes = function(leaf, **options)
+    (spikes * values(*spikes.shape, seed=3).to(spikes.dtype)).sum().backward()
+    return [spikes.detach(), leaf.grad, *(p.grad.clone() for p in unit.parameters()), *(b.clone() for b in unit.buffers())]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("neuron", [LIF(), PLIF(v_reset=None, learn_threshold=True, threshold=0.7)])
+@pytest.mark.parametrize(("pool", "num_steps"), [(False, None), (False, 4), (True, 4)])
+def test_a_compiled_unit_without_graph_breaks_equals_the_eager_one(
+    pool: bool, num_steps: int | None, neuron: LIF | PLIF, training: bool
+) -> None:
+    torch.manual_seed(0)
+    unit = ConvNormNeuron(3, 6, 3, pool=pool, neuron=neuron).train(training)
+    x = values(1 if num_steps else 4, 2, 3, 9, 7, scale=3).float()
+    eager = outcome(unit, unit, x, num_steps=num_steps)
+    torch.compiler.reset()
+    compiled = outcome(torch.compile(unit, fullgraph=True, backend="aot_eager"), unit, x, num_steps=num_steps)
+    for a, b in zip(eager, compiled, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_compiled_kernels_accept_another_batch_size() -> None:
+    dynamics = Dynamics()
+
+    @torch.compile(fullgraph=True, backend="aot_eager", dynamic=True)
+    def both(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        spikes, _, _ = norm_lif(x, weight, weight, dynamics)
+        return spikes, lif(x, dynamics)[0]
+
+    torch.compiler.reset()
+    for batch in (2, 3, 7):
+        x, weight = values(2, batch, 4, 3, 3, scale=2).float(), torch.ones(4)
+        spikes, plain = both(x, weight)
+        assert torch.equal(spikes, norm_lif(x, weight, weight, dynamics)[0])
+        assert torch.equal(plain, lif(x, dynamics)[0])
