@@ -18,7 +18,7 @@
 
 namespace spimm::SPIMM_ISA {
 
-constexpr int64_t tile_target = 4096;  // elements: 16 KB of float; shorter runs through memory defeat the prefetcher
+constexpr int64_t tile_target = 1024;  // elements: a float tile is 4 KB
 
 struct Tiling {
     int64_t channels, rows, rows_per_tile, num_tiles, size;
@@ -38,7 +38,12 @@ struct Tiling {
     }
 };
 
-// A plain loop over one array runs at the speed of memory; a loop that mixes cold and cached arrays does not.
+// Asks for the same tile of memory one tile further on: tiles of the T steps lie too far apart for the processor to guess.
+template <class S> static void prefetch_tile(const void *from, int64_t begin, int64_t n) {
+    const char *next = reinterpret_cast<const char *>(static_cast<const S *>(from) + begin + n);
+    for (int64_t offset = 0; offset < n * static_cast<int64_t>(sizeof(S)); offset += 64) __builtin_prefetch(next + offset, 0, 2);
+}
+
 template <class S> static void load_tile(const void *from, int64_t begin, float *__restrict values, int64_t n) {
     const S *__restrict in = static_cast<const S *>(from) + begin;
     for (int64_t i = 0; i < n; ++i) values[i] = load(in[i]);
@@ -56,17 +61,24 @@ template <class S> static void store_tile(const float *__restrict values, void *
     for (int64_t i = 0; i < n; ++i) out[i] = store<S>(values[i]);
 }
 
-// The input of the neuron, z = scale x + shift + residual, for one tile of one step.
-template <class S, bool has_norm, bool has_residual>
-static inline void neuron_input(const S *__restrict x, const float *__restrict scale, const float *__restrict shift,
-                                const S *__restrict residual, float *__restrict z, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) {
-        float value = load(x[i]);
-        if constexpr (has_norm) value = value * scale[i] + shift[i];
-        if constexpr (has_residual) value += load(residual[i]);
-        z[i] = value;
+// The inputs of the neurons, z = scale x + shift + residual, of one tile of one step.
+template <class S, bool has_norm, bool has_residual> struct NeuronInput {
+    const S *__restrict x, *__restrict residual;
+    const float *__restrict scale, *__restrict shift;
+
+    NeuronInput(const void *x, const void *residual, const float *scale, const float *shift, const Extent &extent, int64_t begin,
+                int64_t t)
+        : x(static_cast<const S *>(x) + begin + (extent.x_shared ? 0 : t * extent.rows * extent.channels)),
+          residual(has_residual ? static_cast<const S *>(residual) + begin + t * extent.rows * extent.channels : nullptr),
+          scale(scale), shift(shift) {}
+
+    float operator[](int64_t i) const {
+        float z = load(x[i]);
+        if constexpr (has_norm) z = z * scale[i] + shift[i];
+        if constexpr (has_residual) z += load(residual[i]);
+        return z;
     }
-}
+};
 
 static inline float after_reset(float h, float threshold, bool soft) {
     const bool fires = h >= threshold;
@@ -81,17 +93,16 @@ static void forward(const Forward &io, const Neuron &neuron, const Extent &exten
     const float decay = neuron.decay, gain = neuron.gain, threshold = neuron.threshold;
 #pragma omp parallel num_threads(num_threads)
     {
-        std::vector<float> v_tile(tiling.size), z_tile(tiling.size);
-        float *__restrict v = v_tile.data(), *__restrict z = z_tile.data();
+        std::vector<float> v_tile(tiling.size);
+        float *__restrict v = v_tile.data();
 #pragma omp for schedule(static)
         for (int64_t tile = 0; tile < tiling.num_tiles; ++tile) {
             const int64_t begin = tiling.begin(tile), n = tiling.length(tile);
             load_state<S>(io.v0, begin, v, n);
             for (int64_t t = 0; t < extent.num_steps; ++t) {
-                const S *x = static_cast<const S *>(io.x) + begin + (extent.x_shared ? 0 : t * plane);
-                const S *residual = has_residual ? static_cast<const S *>(io.residual) + begin + t * plane : nullptr;
+                const NeuronInput<S, has_norm, has_residual> z(io.x, io.residual, scale.data(), shift.data(), extent, begin, t);
                 S *__restrict spikes = static_cast<S *>(io.spikes) + begin + t * plane;
-                neuron_input<S, has_norm, has_residual>(x, scale.data(), shift.data(), residual, z, n);
+                prefetch_tile<S>(z.x, 0, n);
                 for (int64_t i = 0; i < n; ++i) {
                     const float h = decay * v[i] + gain * z[i];
                     spikes[i] = store<S>(h >= threshold ? 1.0f : 0.0f);
@@ -136,6 +147,47 @@ static std::vector<double> add_up(const std::vector<std::vector<double>> &parts)
     return total;
 }
 
+// One step back in time over a tile: from the gradients of the spikes and of the potential after the reset to those of
+// h times gain (grad_z) and of the potential before (grad_v, in place). `attached`: 1 if gradient flows through the reset.
+template <bool soft>
+static void reverse_step(const Neuron &neuron, const float *__restrict h, const float *__restrict grad_s,
+                         float *__restrict grad_v, float *__restrict grad_z, int64_t n) {
+    const float decay = neuron.decay, gain = neuron.gain, threshold = neuron.threshold;
+    const float a = neuron.surrogate_a, b = neuron.surrogate_b, attached = neuron.detach_reset ? 0.0f : 1.0f;
+    with_shape(neuron.shape, [&]<Shape shape>() {
+        for (int64_t i = 0; i < n; ++i) {
+            const float slope = surrogate_derivative<shape>(h[i] - threshold, a, b);
+            const float fires = h[i] >= threshold ? 1.0f : 0.0f;
+            const float keep = soft ? 1.0f - attached * threshold * slope : 1.0f - fires - attached * h[i] * slope;
+            const float grad_h = grad_s[i] * slope + grad_v[i] * keep;
+            grad_v[i] = decay * grad_h;
+            grad_z[i] = gain * grad_h;
+        }
+    });
+}
+
+// What one step adds to the gradient of (decay, gain, threshold), before reverse_step; v is the potential before the step.
+template <bool soft>
+static void coefficient_gradients(const Neuron &neuron, const float *__restrict h, const float *__restrict v,
+                                  const float *__restrict z, const float *__restrict grad_s, const float *__restrict grad_v,
+                                  float *__restrict to_decay, float *__restrict to_gain, float *__restrict to_threshold,
+                                  int64_t n) {
+    const float threshold = neuron.threshold, attached = neuron.detach_reset ? 0.0f : 1.0f;
+    const float a = neuron.surrogate_a, b = neuron.surrogate_b;
+    with_shape(neuron.shape, [&]<Shape shape>() {
+        for (int64_t i = 0; i < n; ++i) {
+            const float slope = surrogate_derivative<shape>(h[i] - threshold, a, b);
+            const float fires = h[i] >= threshold ? 1.0f : 0.0f;
+            const float keep = soft ? 1.0f - attached * threshold * slope : 1.0f - fires - attached * h[i] * slope;
+            const float through_reset = attached * (soft ? threshold : h[i]) * slope - (soft ? fires : 0.0f);
+            const float grad_h = grad_s[i] * slope + grad_v[i] * keep;
+            to_decay[i] += grad_h * v[i];
+            to_gain[i] += grad_h * z[i];
+            to_threshold[i] += grad_v[i] * through_reset - grad_s[i] * slope;
+        }
+    });
+}
+
 template <class S, bool has_norm, bool has_residual, bool soft>
 static void backward(const Backward &io, const Neuron &neuron, const Extent &extent, int num_threads) {
     const Tiling tiling(extent);
@@ -145,14 +197,13 @@ static void backward(const Backward &io, const Neuron &neuron, const Extent &ext
     const bool second_pass = has_norm && io.batch_statistics, frozen_norm = has_norm && !io.batch_statistics;
     const bool learns = io.grad_coefficients != nullptr;
     const float decay = neuron.decay, gain = neuron.gain, threshold = neuron.threshold;
-    const float attached = neuron.detach_reset ? 0.0f : 1.0f;
     std::vector<std::vector<double>> parts(num_threads);
 
 #pragma omp parallel num_threads(num_threads)
     {
-        std::vector<float> h_tiles(T * size), scratch(7 * size);
-        float *__restrict z = scratch.data(), *__restrict v = z + size, *__restrict slope = v + size;
-        float *__restrict grad_v = slope + size, *__restrict grad_h = grad_v + size, *__restrict shared = grad_h + size, *__restrict grad_s = shared + size;
+        std::vector<float> h_tiles(T * size), scratch(6 * size);
+        float *__restrict z_tile = scratch.data(), *__restrict v = z_tile + size, *__restrict grad_v = v + size;
+        float *__restrict grad_s = grad_v + size, *__restrict grad_z = grad_s + size, *__restrict shared = grad_z + size;
         TileSum bias_sum(size, has_norm ? channels : 0), weight_sum(size, has_norm ? channels : 0);
         TileSum decay_sum(size, learns ? 1 : 0), gain_sum(size, learns ? 1 : 0), threshold_sum(size, learns ? 1 : 0);
 
@@ -160,15 +211,14 @@ static void backward(const Backward &io, const Neuron &neuron, const Extent &ext
         for (int64_t tile = 0; tile < tiling.num_tiles; ++tile) {
             const int64_t begin = tiling.begin(tile), n = tiling.length(tile);
             const auto input_at = [&](int64_t t) {
-                const S *x = static_cast<const S *>(io.x) + begin + (extent.x_shared ? 0 : t * plane);
-                const S *residual = has_residual ? static_cast<const S *>(io.residual) + begin + t * plane : nullptr;
-                neuron_input<S, has_norm, has_residual>(x, scale.data(), shift.data(), residual, z, n);
+                return NeuronInput<S, has_norm, has_residual>(io.x, io.residual, scale.data(), shift.data(), extent, begin, t);
             };
 
             load_state<S>(io.v0, begin, v, n);
             for (int64_t t = 0; t < T; ++t) {
                 float *__restrict h = h_tiles.data() + t * size;
-                input_at(t);
+                const auto z = input_at(t);
+                prefetch_tile<S>(z.x, 0, n);
                 for (int64_t i = 0; i < n; ++i) {
                     h[i] = decay * v[i] + gain * z[i];
                     v[i] = after_reset(h[i], threshold, soft);
@@ -180,33 +230,19 @@ static void backward(const Backward &io, const Neuron &neuron, const Extent &ext
             for (int64_t t = T - 1; t >= 0; --t) {
                 const float *__restrict h = h_tiles.data() + t * size;
                 load_tile<S>(io.grad_spikes, begin + t * plane, grad_s, n);
-                for (int64_t i = 0; i < n; ++i) z[i] = h[i] - threshold;
-                surrogate_derivative(neuron, z, slope, n);
-                for (int64_t i = 0; i < n; ++i) {
-                    const float fires = h[i] >= threshold ? 1.0f : 0.0f;
-                    const float keep = soft ? 1.0f - attached * threshold * slope[i] : 1.0f - fires - attached * h[i] * slope[i];
-                    grad_h[i] = grad_s[i] * slope[i] + grad_v[i] * keep;
-                }
+                prefetch_tile<S>(io.grad_spikes, begin + t * plane, n);
 
                 if (learns) {
-                    input_at(t);
+                    const auto z = input_at(t);
+                    for (int64_t i = 0; i < n; ++i) z_tile[i] = z[i];
                     if (t == 0) load_state<S>(io.v0, begin, v, n);
                     else
                         for (int64_t i = 0; i < n; ++i) v[i] = after_reset(h[i - size], threshold, soft);
-                    float *__restrict to_decay = decay_sum.tile.data(), *__restrict to_gain = gain_sum.tile.data();
-                    float *__restrict to_threshold = threshold_sum.tile.data();
-                    for (int64_t i = 0; i < n; ++i) {
-                        const float fires = h[i] >= threshold ? 1.0f : 0.0f;
-                        const float reset = attached * (soft ? threshold : h[i]) * slope[i] - (soft ? fires : 0.0f);
-                        to_decay[i] += grad_h[i] * v[i];
-                        to_gain[i] += grad_h[i] * z[i];
-                        to_threshold[i] += grad_v[i] * reset - grad_s[i] * slope[i];
-                    }
+                    coefficient_gradients<soft>(neuron, h, v, z_tile, grad_s, grad_v, decay_sum.tile.data(),
+                                                gain_sum.tile.data(), threshold_sum.tile.data(), n);
                 }
 
-                for (int64_t i = 0; i < n; ++i) grad_v[i] = decay * grad_h[i];
-                float *__restrict grad_z = grad_h;
-                for (int64_t i = 0; i < n; ++i) grad_z[i] = gain * grad_h[i];
+                reverse_step<soft>(neuron, h, grad_s, grad_v, grad_z, n);
                 if constexpr (has_residual) store_tile<S>(grad_z, io.grad_residual, begin + t * plane, n);
                 if constexpr (has_norm) {
                     const S *__restrict x = static_cast<const S *>(io.x) + begin + (extent.x_shared ? 0 : t * plane);

@@ -1,4 +1,4 @@
-// ds/du of every surrogate over a tile of u = h - threshold. Equations and sources: spimm/surrogate.py.
+// ds/du of every surrogate, u = h - threshold. Equations and sources: spimm/surrogate.py.
 #pragma once
 
 #include "kernels.h"
@@ -6,44 +6,35 @@
 
 namespace spimm {
 
-inline void surrogate_derivative(const Neuron &neuron, const float *u, float *out, int64_t size) {
-    const float a = neuron.surrogate_a, b = neuron.surrogate_b;
-    switch (neuron.shape) {
-    case Shape::sigmoid:  // a s (1 - s), s = 1 / (1 + exp(-a u)); even in u, so exp(-a |u|) serves both sides
-        for (int64_t i = 0; i < size; ++i) {
-            const float e = exp_of_negative(-a * absolute(u[i]));
-            const float d = 1.0f + e;
-            out[i] = a * e / (d * d);
-        }
-        break;
-    case Shape::atan: {
-        const float slope = 1.57079632679f * a;
-        for (int64_t i = 0; i < size; ++i) {
-            const float w = slope * u[i];
-            out[i] = 0.5f * a / (1.0f + w * w);
-        }
-        break;
+template <Shape shape> inline float surrogate_derivative(float u, float a, float b) {
+    if constexpr (shape == Shape::sigmoid) {  // a s (1 - s), s = 1 / (1 + exp(-a u)), is even: exp(-a |u|) serves both sides
+        const float e = exp_of_negative(-a * absolute(u));
+        return a * e / ((1.0f + e) * (1.0f + e));
+    } else if constexpr (shape == Shape::atan) {
+        const float w = 1.57079632679f * a * u;
+        return 0.5f * a / (1.0f + w * w);
+    } else if constexpr (shape == Shape::rectangle) {  // height a, half-width b
+        return absolute(u) < b ? a : 0.0f;
+    } else if constexpr (shape == Shape::triangle) {  // height a, half-width b
+        const float w = a - absolute(u) * (a / b);
+        return w > 0.0f ? w : 0.0f;
+    } else if constexpr (shape == Shape::fast_sigmoid) {
+        const float d = 1.0f + a * absolute(u);
+        return 1.0f / (d * d);
+    } else {  // Gaussian: density of N(0, a^2)
+        return 0.39894228f / a * exp_of_negative(-0.5f / (a * a) * u * u);
     }
-    case Shape::rectangle:  // height a, half-width b
-        for (int64_t i = 0; i < size; ++i) out[i] = absolute(u[i]) < b ? a : 0.0f;
-        break;
-    case Shape::triangle:  // height a, half-width b
-        for (int64_t i = 0; i < size; ++i) {
-            const float w = a - absolute(u[i]) * (a / b);
-            out[i] = w > 0.0f ? w : 0.0f;
-        }
-        break;
-    case Shape::fast_sigmoid:
-        for (int64_t i = 0; i < size; ++i) {
-            const float d = 1.0f + a * absolute(u[i]);
-            out[i] = 1.0f / (d * d);
-        }
-        break;
-    case Shape::gaussian: {  // density of N(0, a^2)
-        const float height = 0.39894228f / a, rate = -0.5f / (a * a);
-        for (int64_t i = 0; i < size; ++i) out[i] = height * exp_of_negative(rate * u[i] * u[i]);
-        break;
-    }
+}
+
+// Calls f.template operator()<shape>(), which brings a shape known at run time into a loop as a constant.
+template <class F> inline void with_shape(Shape shape, const F &f) {
+    switch (shape) {
+    case Shape::sigmoid: return f.template operator()<Shape::sigmoid>();
+    case Shape::atan: return f.template operator()<Shape::atan>();
+    case Shape::rectangle: return f.template operator()<Shape::rectangle>();
+    case Shape::triangle: return f.template operator()<Shape::triangle>();
+    case Shape::fast_sigmoid: return f.template operator()<Shape::fast_sigmoid>();
+    case Shape::gaussian: return f.template operator()<Shape::gaussian>();
     }
 }
 

@@ -1,6 +1,7 @@
 """Instruments: a trace of a running model, its firing rates, operations and energy."""
 
-from spimm.analyze.energy import FORMULAS, HOROWITZ_45NM, Constants, EnergyLine, EnergyReport, energy
+from spimm.analyze.constants import HOROWITZ_45NM, Constants
+from spimm.analyze.energy import FORMULAS, EnergyLine, EnergyReport, energy
 from spimm.analyze.measure import Analysis, analyze
 from spimm.analyze.ops import Probe, Work, channel_axes, probe
 from spimm.analyze.plots import plot, save_plot

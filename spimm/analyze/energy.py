@@ -1,11 +1,12 @@
 """Energy of an inference, from the counts of a trace and a table of costs. Pure: no model, no tensor.
 
 E = E_MAC FLOP(first layer) + E_AC sum over layers of SOP_l, with SOP_l = rate_l T FLOP_l and rate_l that of the layer's
-input: the form of Zhou et al. 2024 (QKFormer), section 4, and of most papers on spiking transformers. What an operation
-is, the data decide, not the layer's place:
+input: the form of Zhou et al. 2024 (QKFormer) and of most papers on spiking transformers. The input of a layer decides
+what its operations are:
 
-- integer inputs (spikes, sums of spikes, event counts) cause additions (AC), as many as `rate` says;
-- real-valued inputs (images, the averaged features in front of a classifier) cost dense multiply-accumulates (MAC).
+- integers (spikes, sums of spikes, event counts) cause additions (AC), as many as `rate` says;
+- real values (images) cost dense multiply-accumulates (MAC), and so do features averaged over time (behind a neuron,
+  but in fewer steps), as in front of most classifiers, even where an average happens to be an integer.
 """
 
 import json
@@ -16,28 +17,11 @@ from typing import Literal, get_args
 
 from rich.table import Table
 
+from spimm.analyze.constants import HOROWITZ_45NM, Constants
 from spimm.analyze.files import write_whole
 from spimm.analyze.trace import Layer, Product, Trace
 
 PICOJOULES_PER_MILLIJOULE = 1e9
-
-
-@dataclass(frozen=True)
-class Constants:
-    """Energy of one operation, in pJ."""
-
-    name: str
-    mac: float
-    ac: float
-    source: str
-
-
-HOROWITZ_45NM = Constants(
-    "45 nm CMOS, 32-bit floating point",
-    mac=4.6,
-    ac=0.9,
-    source="Horowitz, Computing's energy problem (and what we can do about it), ISSCC 2014: multiply 3.7 pJ, add 0.9 pJ",
-)
 
 FORMULAS: dict[str, str] = {
     "qkformer": "Zhou et al., QKFormer, NeurIPS 2024: first convolution as MAC, SOP = rate x T x FLOP elsewhere; "
@@ -180,8 +164,12 @@ def energy(
     for layer, group in _grouped(trace.layers):
         repeated = group == "input" and first_layer_steps == "each" and layer.steps == 1
         steps = trace.num_steps if repeated else layer.steps
+        averaged = group != "input" and layer.steps < trace.num_steps
         for product in layer.products:
-            operation, rate = _cost(layer, product, count_integers=count_integers, paired=paired)
+            if averaged or not layer.input(product.gate).integers:
+                operation, rate = "MAC", 1.0
+            else:
+                operation, rate = "AC", _rate(layer, product, count_integers=count_integers, paired=paired)
             count = rate * steps * product.dense
             lines.append(
                 EnergyLine(
@@ -221,11 +209,9 @@ def _grouped(layers: tuple[Layer, ...]) -> Iterator[tuple[Layer, str]]:
             yield layer, layer.kind
 
 
-def _cost(layer: Layer, product: Product, *, count_integers: bool, paired: bool) -> tuple[Literal["MAC", "AC"], float]:
-    """MAC or AC, and operations done over dense ones."""
-    gate = layer.input(product.gate)
-    if not gate.integers:
-        return "MAC", 1.0
+def _rate(layer: Layer, product: Product, *, count_integers: bool, paired: bool) -> float:
+    """Additions done over dense ones."""
     if paired and product.paired is not None:
-        return "AC", product.paired
-    return "AC", gate.magnitude if count_integers else gate.nonzero
+        return product.paired
+    gate = layer.input(product.gate)
+    return gate.magnitude if count_integers else gate.nonzero

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spimm.analyze.energy import EnergyReport
+from spimm.analyze.energy import PICOJOULES_PER_MILLIJOULE, EnergyReport
 from spimm.analyze.files import write_whole
 from spimm.analyze.trace import Trace
 
@@ -84,7 +84,7 @@ def _draw_rates(axes: "Axes", trace: Trace) -> None:
 
 def _draw_energy(axes: "Axes", energy: EnergyReport) -> None:
     parts = list(dict.fromkeys(_part(line.layer, 2) for line in energy.lines))
-    unit, picojoules = ("mJ", 1e9) if energy.millijoules >= 1 else ("µJ", 1e6)
+    unit, picojoules = ("mJ", PICOJOULES_PER_MILLIJOULE) if energy.millijoules >= 1 else ("µJ", 1e6)
     left = [0.0] * len(parts)
     for group in energy.groups():
         lines = [line for line in energy.lines if line.group == group]

@@ -25,16 +25,19 @@ def spike_parity(
         raise Mismatch(f"{what}: {wrong} of {spikes.numel()} spikes differ where the potential decides them")
     undecided = float((~decided[-1]).double().mean())
     if undecided > allowed:
-        raise Mismatch(f"{what}: {undecided:.2%} of the neurons are within {tolerance:g} of the threshold; {allowed:.2%} may")
+        raise Mismatch(f"{what}: {undecided:.2%} of the neurons are within {tolerance:g} of firing; {allowed:.2%} may")
     return undecided
 
 
 def near(actual: Tensor, expected: Tensor, *, tolerance: float, what: str) -> float:
-    """The Euclidean norm of the difference over that of `expected`. Raises Mismatch if it exceeds the tolerance."""
+    """The Euclidean norm of the difference over that of `expected` (over 1 if that is 0).
+
+    Raises Mismatch if it exceeds the tolerance or is nan, and for another shape.
+    """
     if actual.shape != expected.shape:
         raise Mismatch(f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}")
     actual, expected = actual.double(), expected.double()
-    error = float(torch.linalg.vector_norm(actual - expected) / torch.linalg.vector_norm(expected))
+    error = float(torch.linalg.vector_norm(actual - expected)) / (float(torch.linalg.vector_norm(expected)) or 1.0)
     if not error <= tolerance:
         raise Mismatch(f"{what}: relative difference {error:.2e}; {tolerance:.0e} is allowed")
     return error

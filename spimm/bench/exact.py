@@ -31,8 +31,9 @@ def make_exact(model: nn.Module, images: Tensor, generator: torch.Generator) -> 
             for parameter in module.parameters():
                 parameter.copy_(_on_grid(parameter, WEIGHT_GRID))
     for norm in norms:
-        norm.weight.copy_(_on_grid(norm.weight + 0.25 * torch.randn(norm.weight.shape, generator=generator), AFFINE_GRID))
-        norm.bias.copy_(_on_grid(norm.bias + 0.5 * torch.rand(norm.bias.shape, generator=generator), AFFINE_GRID))
+        spread = torch.rand(2, norm.num_features, generator=generator)
+        norm.weight.copy_(_on_grid(0.5 + spread[0], AFFINE_GRID))
+        norm.bias.copy_(_on_grid(0.5 * spread[1], AFFINE_GRID))
         norm.reset_running_stats()
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -74,10 +74,10 @@ class Unit(nn.Module):
     """LIF(BN(conv(x))), with `pool` in front of the LIF. x: [T, B, C, H, W] -> [T, B, C', H', W']."""
 
     def __init__(
-        self, in_chans: int, out_chans: int, kernel_size: int, *, stride: int = 1, bias: bool = False, pool: bool = False
+        self, in_chans: int, out_chans: int, kernel: int, *, stride: int = 1, bias: bool = False, pool: bool = False
     ):
         super().__init__()
-        self.conv = nn.Conv2d(in_chans, out_chans, kernel_size, stride, kernel_size // 2, bias=bias)
+        self.conv = nn.Conv2d(in_chans, out_chans, kernel, stride, kernel // 2, bias=bias)
         self.norm = nn.BatchNorm2d(out_chans)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1) if pool else nn.Identity()
         self.neuron = lif_node()

@@ -26,7 +26,9 @@ class Summary:
         """Raises ValueError for no samples."""
         if not samples:
             raise ValueError("there are no samples; wanted at least one")
-        q1, median, q3 = statistics.quantiles(samples, n=4, method="inclusive") if len(samples) > 1 else [samples[0]] * 3
+        if len(samples) == 1:
+            return cls(tuple(samples), *[samples[0]] * 5)
+        q1, median, q3 = statistics.quantiles(samples, n=4, method="inclusive")
         return cls(tuple(samples), median, min(samples), q1, q3, max(samples))
 
 

@@ -219,7 +219,7 @@ VARIANTS: dict[str, tuple[QKFormerConfig, int, int, str | None, str]] = {
     "qkformer_10_768": (replace(_IMAGENET, embed_dim=768, num_heads=12), 64_962_760, 224, None, "ImageNet, paper: 84.22 %"),
     "qkformer_4_384_cifar": (_BASE, 6_706_234, 32, "qkformer_cifar", "CIFAR-10 / 100, paper: 96.18 / 81.15 %"),
     "qkformer_2_256_dvs": (_DVS, 1_504_138, 128, None, "CIFAR10-DVS / DVS128 Gesture, paper: 84.0 / 98.6 %"),
-    "qkformer_4_192_cifar": (replace(_LAPTOP, embed_dim=192, num_heads=4), 1_685_026, 32, "cifar10_small", "ours, 32x32"),
+    "qkformer_4_192_cifar": (replace(_LAPTOP, embed_dim=192, num_heads=4), 1_685_026, 32, "cifar10_jpeg", "ours, 32x32"),
     "qkformer_4_96_mnist": (replace(_LAPTOP, embed_dim=96, num_heads=4, in_chans=1), 425_278, 28, "mnist", "ours, 28x28"),
     "qkformer_3_64_digits": (
         replace(_BASE, embed_dim=64, num_heads=4, depths=(1, 1, 1), in_chans=1),

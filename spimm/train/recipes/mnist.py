@@ -1,4 +1,4 @@
-"""A small QKFormer on MNIST, from torchvision's files or an `mnist.npz` in the data folder.
+"""A small QKFormer (0.43 M parameters, T = 4) on MNIST, from torchvision's files or an `mnist.npz` in the data folder.
 
 Command: SPIMM_DATA=FOLDER spimm train mnist
 Cost: not measured yet
@@ -14,8 +14,8 @@ RECIPE = Recipe(
     model_options={"num_steps": 4},
     data="mnist",
     augment=Augment(pad=2),
-    epochs=5,
-    batch_size=128,
+    epochs=7,
+    batch_size=64,
     lr=2e-3,
     warmup_epochs=1,
     weight_decay=0.05,

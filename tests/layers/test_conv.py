@@ -1,0 +1,54 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spimm.layers import ConvNormNeuron
+from spimm.neurons import IF, LIF, PLIF, Neuron
+
+from .conftest import is_channels_last, steps
+
+
+def by_hand(unit: ConvNormNeuron, x: Tensor) -> Tensor:
+    """The unit written out with torch's own modules, from the repeated input."""
+    shape = x.shape[:2]
+    y = unit.norm(unit.conv(x.flatten(0, 1)))
+    y = y if unit.pool is None else unit.pool(y)
+    y = y.unflatten(0, shape)
+    return y if unit.neuron is None else unit.neuron(y)
+
+
+@pytest.mark.parametrize("neuron", [LIF(), IF(v_reset=None), PLIF(3.0), None])
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_unit_is_convolution_norm_pool_and_neuron(
+    shared: bool, training: bool, pool: bool, neuron: Neuron | None
+) -> None:
+    unit = ConvNormNeuron(3, 8, 3, pool=pool, neuron=neuron).train(training)
+    x = steps(1 if shared else 4, 2, 3, 9, 7)
+    y = unit(x, 4 if shared else None)
+    expected = by_hand(unit, x.expand(4, -1, -1, -1, -1))
+    if neuron is None:
+        torch.testing.assert_close(y.expand_as(expected), expected, atol=1e-5, rtol=1e-5)
+    else:
+        assert (y != expected).sum() <= 1
+    assert y.shape[-2:] == ((5, 4) if pool else (9, 7))
+    assert is_channels_last(y)
+
+
+@pytest.mark.parametrize(("kernel_size", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
+def test_heights_and_widths_are_divided_by_the_stride_and_rounded_up(kernel_size: int, stride: int) -> None:
+    unit = ConvNormNeuron(2, 4, kernel_size, stride=stride, neuron=LIF())
+    assert unit(steps(2, 1, 2, 11, 6)).shape == (2, 1, 4, -(-11 // stride), -(-6 // stride))
+
+
+def test_the_unit_has_a_bias_only_if_asked() -> None:
+    assert ConvNormNeuron(2, 4, 1, neuron=LIF()).conv.bias is None
+    assert isinstance(ConvNormNeuron(2, 4, 1, bias=True, neuron=LIF()).conv.bias, nn.Parameter)
+
+
+def test_a_shared_input_is_convolved_once() -> None:
+    unit, seen = ConvNormNeuron(3, 8, 3, neuron=LIF()), []
+    unit.conv.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    assert len(unit(steps(1, 2, 3, 8, 8), 6)) == 6
+    assert seen == [2]

@@ -1,0 +1,46 @@
+"""Small models, big ones without memory, and one thread."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import spimm
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads cost more than they bring on work as small as this."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(before)
+
+
+def tiny(**options: Any) -> nn.Module:
+    """A QKFormer of 16 channels in its last stage, for images of 8x8 and more, whose neurons fire in eval mode, too."""
+    settings = {"embed_dim": 16, "num_heads": 2, "depths": (1, 1, 2), "num_steps": 3, **options}
+    return lively(spimm.create_model("qkformer_4_384_cifar", **settings).eval())
+
+
+@torch.no_grad()
+def lively(model: nn.Module) -> nn.Module:
+    """The model with norms so strong that its neurons fire with fresh statistics."""
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.weight.uniform_(1.5, 3)
+            part.bias.uniform_(0, 1)
+    return model
+
+
+def shapes_only(name: str, **options: Any) -> nn.Module:
+    """A model on the meta device: names and shapes, no memory."""
+    with torch.device("meta"):
+        return spimm.create_model(name, **options)
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,96 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import spimm
+
+from .conftest import tiny
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return spimm.save_weights(tiny(), tmp_path / "deep" / "weights.safetensors")
+
+
+def fingerprint(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_weights_survive_the_round_trip(dtype: torch.dtype, tmp_path: Path) -> None:
+    model, copy = tiny(neuron="plif").to(dtype), tiny(neuron="plif").to(dtype)
+    path = spimm.save_weights(model, str(tmp_path / "w.safetensors"))
+    spimm.load_weights(copy, path)
+    assert_same(fingerprint(model), fingerprint(copy))
+    assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]  # no temporary file is left
+    conv = copy.stages[0].embed.units[0].conv.weight
+    assert conv.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_saving_replaces_the_file_whole(saved: Path) -> None:
+    model = tiny()
+    spimm.save_weights(model, saved)
+    assert_same(fingerprint(model), load_file(saved))
+
+
+def test_weights_are_converted_to_the_dtype_of_the_model(saved: Path) -> None:
+    model = tiny().double()
+    spimm.load_weights(model, saved)
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert torch.equal(model.head.weight, load_file(saved)["head.weight"].double())
+
+
+def test_a_file_that_does_not_exist_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no weights file at .*nothing\.safetensors"):
+        spimm.load_weights(tiny(), tmp_path / "nothing.safetensors")
+
+
+@pytest.mark.parametrize("kept", [0, 5, 200, -1])
+def test_a_truncated_file_is_refused_and_leaves_the_model_alone(kept: int, saved: Path) -> None:
+    saved.write_bytes(saved.read_bytes()[:kept])
+    model = tiny()
+    before = fingerprint(model)
+    with pytest.raises(ValueError, match=r"weights\.safetensors is not a whole safetensors file"):
+        spimm.load_weights(model, saved)
+    assert_same(fingerprint(model), before)
+
+
+def test_a_foreign_file_is_refused(saved: Path) -> None:
+    torch.save({"head.weight": torch.zeros(1)}, saved)
+    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+        spimm.load_weights(tiny(), saved)
+    saved.write_text(json.dumps({"not": "weights"}))
+    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+        spimm.load_weights(tiny(), saved)
+
+
+def test_every_disagreement_is_listed_and_the_model_left_alone(saved: Path) -> None:
+    tensors = load_file(saved)
+    tensors["extra"] = torch.zeros(2)
+    tensors["head.bias"] = torch.zeros(7)
+    del tensors["head.weight"]
+    save_file(tensors, saved)
+    model = tiny()
+    before = fingerprint(model)
+    with pytest.raises(ValueError) as caught:
+        spimm.load_weights(model, saved)
+    message = str(caught.value)
+    assert "does not fit QKFormer" in message
+    assert "1 missing: head.weight" in message
+    assert "1 unexpected: extra" in message
+    assert "1 wrong-shaped: head.bias (7,), wanted (10,)" in message
+    assert_same(fingerprint(model), before)
+
+
+def test_weights_of_another_model_are_refused_in_few_words(saved: Path) -> None:
+    with pytest.raises(ValueError, match=r"\d+ wrong-shaped: .* and \d+ more") as caught:
+        spimm.load_weights(tiny(embed_dim=32), saved)
+    assert len(str(caught.value)) < 1500
