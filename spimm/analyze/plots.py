@@ -35,11 +35,10 @@ def plot(trace: Trace, energy: EnergyReport) -> "Figure":
     FigureCanvasAgg(figure)
     rates, joules = figure.subplots(1, 2, width_ratios=(1.5, 1))
     figure.get_layout_engine().set(wspace=0.06, w_pad=0.1, h_pad=0.08)  # type: ignore[union-attr]
-    figure.suptitle(
-        f"{trace.model}: {trace.num_steps} steps, {trace.samples} samples, {energy.millijoules:.4g} mJ per sample",
-        fontsize=13,
-        color=INK,
-    )
+    unit, per_millijoule = _unit(energy)
+    total = f"{energy.millijoules * per_millijoule:.4g} {unit} per sample"
+    title = f"{trace.model}: {trace.num_steps} steps, {trace.samples} samples, {total}"
+    figure.suptitle(title, fontsize=13, color=INK)
     _draw_rates(rates, trace)
     _draw_energy(joules, energy)
     figure.legend(*joules.get_legend_handles_labels(), loc="outside lower right", ncols=6, frameon=False, fontsize=8)
@@ -60,6 +59,11 @@ def _part(name: str, depth: int = 1) -> str:
         if words and words[0].isdigit():
             kept, words = kept + words[:1], words[1:]
     return ".".join(kept)
+
+
+def _unit(energy: EnergyReport) -> tuple[str, float]:
+    """A unit that suits the total, and how many of it are 1 mJ."""
+    return ("mJ", 1.0) if energy.millijoules >= 1 else ("µJ", 1e3)
 
 
 def _draw_rates(axes: "Axes", trace: Trace) -> None:
@@ -84,11 +88,12 @@ def _draw_rates(axes: "Axes", trace: Trace) -> None:
 
 def _draw_energy(axes: "Axes", energy: EnergyReport) -> None:
     parts = list(dict.fromkeys(_part(line.layer, 2) for line in energy.lines))
-    unit, picojoules = ("mJ", PICOJOULES_PER_MILLIJOULE) if energy.millijoules >= 1 else ("µJ", 1e6)
+    unit, per_millijoule = _unit(energy)
+    scale = per_millijoule / PICOJOULES_PER_MILLIJOULE
     left = [0.0] * len(parts)
     for group in energy.groups():
         lines = [line for line in energy.lines if line.group == group]
-        widths = [sum(line.picojoules for line in lines if _part(line.layer, 2) == part) / picojoules for part in parts]
+        widths = [scale * sum(line.picojoules for line in lines if _part(line.layer, 2) == part) for part in parts]
         label = f"{group} ({', '.join(sorted({line.operation for line in lines}))})"
         axes.barh(parts, widths, 0.6, left, color=GROUP_COLOURS.get(group, OTHER_GROUP), label=label, zorder=2)
         left = [start + width for start, width in zip(left, widths, strict=True)]

@@ -52,8 +52,8 @@ class Recorder:
     @torch.no_grad()
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        if not tensors or tensors[0].dim() < 1:
-            raise ValueError(f"{self.model_name} was called without a tensor; wanted an input [B, ...]")
+        if not tensors or tensors[0].dim() < 1 or not len(tensors[0]):
+            raise ValueError(f"{self.model_name} was called without a sample; wanted an input [B, ...], B >= 1")
         self._input_shape = tensors[0].shape
         self._running = {}
 

@@ -8,6 +8,7 @@ from spimm.bench import kernels as kernels
 from spimm.bench import memory as memory
 from spimm.bench import network as network
 from spimm.bench.agreement import Mismatch
+from spimm.bench.peers import spikingjelly as require_peers
 from spimm.bench.registry import Case, Options, Plan, Ratio, find_case, list_cases, register_case
 from spimm.bench.results import Comparison, Record, write
 from spimm.bench.run import run_case
@@ -25,6 +26,7 @@ __all__ = [
     "find_case",
     "list_cases",
     "register_case",
+    "require_peers",
     "run_case",
     "write",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import spimm
-from spimm.kernels.cpu import extension
+from spimm.kernels import cpu_isa
 
 # Flags of /proc/cpuinfo (x86 and Arm) that decide which convolutions and kernels can run.
 FEATURES = (
@@ -23,11 +23,10 @@ def hardware() -> dict[str, Any]:
     """Processor, cores that this process may use, and the instruction sets that it, torch and our extension have."""
     about = _cpuinfo()
     flags = (about.get("flags") or about.get("Features") or "").split()
-    module = extension()
     return {
         "cpu": about.get("model name") or platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "spimm_isa": module if isinstance(module, str) else module.isa(),
+        "spimm_isa": cpu_isa(),
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "features": [name for name in FEATURES if name in flags],
         "memory_gib": _memory_gib(),

@@ -156,7 +156,8 @@ def test_after_an_error_hooks_are_gone_and_the_call_counts_for_nothing(countable
         model(one_pixel)
         with pytest.raises(AttributeError):
             model(one_pixel[:1].expand(3, -1, -1, -1))
-    assert recorder.trace() == traced(model, one_pixel)
+        model(one_pixel)
+    assert recorder.trace() == traced(model, one_pixel, one_pixel)
     with pytest.raises(AttributeError), record(model):
         model(one_pixel[:1].expand(3, -1, -1, -1))
     model.head._forward_pre_hooks.clear()
@@ -191,6 +192,8 @@ def test_nothing_recorded_is_an_error(countable: Build, one_pixel: Tensor) -> No
     model = countable()
     with record(model) as recorder, pytest.raises(ValueError, match=r"'stem\.conv' ran outside a call of CountableNet"):
         model.stem(one_pixel.unsqueeze(0))
+    with record(model), pytest.raises(ValueError, match="CountableNet was called without a sample"):
+        model(one_pixel[:0])
     with pytest.raises(ValueError, match="no batch of CountableNet was recorded"):
         recorder.trace()
 
@@ -227,7 +230,9 @@ def test_a_new_kind_of_layer_needs_only_a_probe() -> None:
     def _(module: Gate) -> Probe:
         return Probe("gate", ("x",), lambda inputs, output: (Work("square", output[0, 0].numel(), gate=0),))
 
-    (layer,) = traced(Net(), torch.ones(2, 3, 1, 4, 4)).layers
+    trace = traced(Net(), torch.ones(2, 3, 1, 4, 4))
+    assert trace.num_steps == 3
+    (layer,) = trace.layers
     assert (layer.name, layer.kind, layer.dense, layer.steps) == ("gate", "gate", 16, 3)
 
 

@@ -172,8 +172,9 @@ def test_a_checkpoint_with_code_in_it_is_not_run(tmp_path: Path, capsys: pytest.
     assert "unpickled" not in capsys.readouterr().out
 
 
-def test_a_file_that_holds_no_state_dict_is_refused_by_name(tmp_path: Path) -> None:
-    torch.save([torch.zeros(2)], tmp_path / "checkpoint.pth")
+@pytest.mark.parametrize("content", [[torch.zeros(2)], {"network": {"head.weight": torch.zeros(2)}}, {"epoch": 3}])
+def test_a_file_that_holds_no_state_dict_is_refused_by_name(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "checkpoint.pth")
     with pytest.raises(ValueError, match=r"checkpoint\.pth"):
         spimm.load_official("qkformer_4_384_cifar", tmp_path / "checkpoint.pth", **TINY)
 

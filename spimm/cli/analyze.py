@@ -1,0 +1,64 @@
+"""`spimm analyze`: firing rates, integer values, operations and energy of a model on real images."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from spimm.analyze import analyze as analyze_model
+from spimm.analyze import plot, save_plot
+from spimm.cli.subject import load_subject
+
+
+def analyze(
+    run: Annotated[Path | None, tyro.conf.Positional] = None,
+    model: str | None = None,
+    weights: Path | None = None,
+    data: str | None = None,
+    data_dir: Path | None = None,
+    which: Literal["best", "last"] = "best",
+    images: int = 256,
+    num_steps: int | None = None,
+    first_layer_steps: Literal["once", "each"] = "once",
+    out: Path | None = None,
+) -> None:
+    """Firing rates and energy of a trained model, e.g. 'spimm analyze runs/digits --out report'.
+
+    Prints a row for each layer, then the energy at 45 nm with integers read both ways: any non-zero value as one spike,
+    and a value of n as n spikes.
+
+    Args:
+        run: folder that 'spimm train' wrote.
+        model: a model by name, in place of a run; random weights unless --weights.
+        weights: safetensors file for '--model'.
+        data: data set; by default the run's, or digits.
+        data_dir: folder with the data sets; the environment variable SPIMM_DATA by default.
+        which: the run's best or last checkpoint.
+        images: test images to record.
+        num_steps: time steps, if not those of training.
+        first_layer_steps: count the first convolution of a static image once or at each step.
+        out: folder for trace.json, energy.json, energy_integers.json and analysis.png.
+    """
+    if images < 1:
+        raise ValueError(f"images is {images}; wanted at least 1")
+    batch = min(images, 64)
+    subject = load_subject(
+        run, model=model, weights=weights, data=data, data_dir=data_dir, which=which, batch_size=batch,
+        num_steps=num_steps,
+    )  # fmt: skip
+    batches = (inputs for inputs, _ in islice(subject.test_loader().iterate(0), -(-images // batch)))
+    result = analyze_model(
+        subject.model, batches, model_name=subject.recipe.model, first_layer_steps=first_layer_steps
+    )
+    console = Console()
+    console.print(result.trace.table())
+    for report in (result.energy, result.integer_energy):
+        console.print(report.table())
+    if out is not None:
+        result.trace.save(out / "trace.json")
+        result.energy.save(out / "energy.json")
+        result.integer_energy.save(out / "energy_integers.json")
+        save_plot(plot(result.trace, result.energy), out / "analysis.png")
+        console.print(f"written to {out}", soft_wrap=True)

@@ -1,0 +1,117 @@
+"""Our QKFormer against figures of the authors' network, which keeps its faults: the `legacy` form (see load_official)."""
+
+import functools
+import warnings
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import spimm
+from spimm.kernels import dispatch
+from spimm.kernels.lif import reference as lif_reference
+from spimm.kernels.norm_lif import reference as norm_lif_reference
+from spimm.models import qkformer_keys
+from spimm.models.official import official_keys
+
+from ..kernels.conftest import TOLERANCES, Potentials, assert_spike_parity
+from . import weights
+
+RELATIVE_ERROR = 1e-8
+
+
+class Run(NamedTuple):
+    """One pass in one mode: logits, firing rates by the authors' names, and gradient norms (train mode)."""
+
+    logits: Tensor
+    rates: dict[str, float]
+    gradients: dict[str, float]
+
+
+GOLDEN = weights.load("qkformer_cifar_4_384_T4_legacy")
+
+
+def build(dtype: torch.dtype) -> nn.Module:
+    tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in weights.state_dict(GOLDEN).items()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="legacy=True", category=UserWarning)
+        return spimm.load_official("qkformer_4_384_cifar", tensors, num_steps=GOLDEN["meta"]["T"], legacy=True)
+
+
+@functools.cache
+def run(mode: str) -> Run:
+    """The float64 model on the golden input, in `eval` or `train` mode."""
+    model = build(torch.float64).train(mode == "train")
+    rates: dict[str, float] = {}
+    modules = dict(model.named_modules())
+    for ours, theirs in qkformer_keys.unit_names(model).items():
+        unit = modules[ours]
+        spiking = unit.neuron if ours.endswith("core") else unit
+
+        def keep(module: nn.Module, inputs: Any, spikes: Tensor, theirs: list[str] = theirs) -> None:
+            for name, part in zip(theirs, spikes.chunk(len(theirs), dim=2), strict=True):
+                rates[f"{name}_lif"] = part.mean().item()
+
+        spiking.register_forward_hook(keep)
+    with torch.set_grad_enabled(mode == "train"):
+        logits = model(weights.model_input(GOLDEN))
+    gradients: dict[str, float] = {}
+    if mode == "train":
+        (logits * weights.loss_weights(GOLDEN, logits)).sum().backward()
+        parameters = dict(model.named_parameters())
+        for ours, theirs in official_keys(model).items():
+            if ours in parameters:
+                parts = parameters[ours].grad.chunk(len(theirs))
+                gradients |= {name: part.norm().item() for name, part in zip(theirs, parts, strict=True)}
+    return Run(logits.detach(), rates, gradients)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_logits_are_those_of_the_authors_network(mode: str) -> None:
+    expected = torch.tensor(GOLDEN[f"{mode}_logits"], dtype=torch.float64)
+    assert (run(mode).logits - expected).abs().max() <= RELATIVE_ERROR * expected.abs().max()
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_every_neuron_fires_as_often_as_the_authors(mode: str) -> None:
+    assert run(mode).rates == pytest.approx(GOLDEN[f"{mode}_firing_rates"], rel=RELATIVE_ERROR, abs=0)
+
+
+def test_every_gradient_is_as_long_as_the_authors() -> None:
+    expected, actual = GOLDEN["grad_l2"], run("train").gradients
+    floor = 1e-9 * max(expected.values())  # a bias in front of batch norm has no true gradient
+    assert actual.keys() == expected.keys()
+    errors = {name: abs(actual[name] - norm) / max(norm, floor) for name, norm in expected.items()}
+    assert max(errors.values()) <= RELATIVE_ERROR, max(errors.items(), key=lambda item: item[1])
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_cpu_kernels_decide_every_spike_of_this_network_as_the_reference(
+    training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, ops = build(torch.float32).train(training), []
+    assert sum(parameter.numel() for parameter in model.parameters()) == GOLDEN["params"]
+    original = dispatch.call
+
+    def checked(op: str, backend: str, *inputs: Any, **settings: Any) -> Any:
+        """The op on the CPU backend, its spikes held against the reference in float64 on the same inputs."""
+        ops.append(op)
+        results = original(op, "cpu", *inputs, **settings)
+        dynamics = inputs[1] if op == "lif" else inputs[3]
+        fire = Potentials(dynamics.surrogate)
+        reference = lif_reference.lif if op == "lif" else norm_lif_reference.norm_lif
+        exact = [x.double() if isinstance(x, Tensor) else x for x in inputs]
+        truth = reference(*exact, **settings, fire=fire)[0]
+        eighths = 8 * exact[0]
+        if op == "lif" and torch.equal(eighths, eighths.round()):  # counts, halved a few times, are exact: no doubt
+            assert torch.equal(results[0].double(), truth)
+        else:
+            assert_spike_parity(results[0], truth, fire.decided(TOLERANCES[torch.float32].potential))
+        return results
+
+    monkeypatch.setattr(dispatch, "call", checked)
+    with torch.no_grad():
+        logits = model(weights.model_input(GOLDEN).float())
+    assert (ops.count("norm_lif"), ops.count("lif")) == (27, 2 + 4)  # pools stand between norm and neuron; cores have no norm
+    assert logits.isfinite().all()
