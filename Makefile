@@ -9,7 +9,7 @@ demo: .venv/demo/installed
 test: .venv/test/installed
 	.venv/test/bin/ruff check .
 	.venv/test/bin/ruff format --check .
-	.venv/test/bin/pyright
+	.venv/test/bin/pyright --pythonpath .venv/test/bin/python
 	.venv/test/bin/pytest
 
 .venv/demo/installed: pyproject.toml CMakeLists.txt $(shell find csrc spimm -name '*.py' -o -name '*.cpp' -o -name '*.h')

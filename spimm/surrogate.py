@@ -197,12 +197,12 @@ class _Spike(torch.autograd.Function):
         return (u >= 0).to(u.dtype)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):  # noqa: ANN001
+    def setup_context(ctx, inputs, output):
         u, ctx.surrogate = inputs
         ctx.save_for_backward(u)
 
     @staticmethod
-    def backward(ctx, grad):  # noqa: ANN001
+    def backward(ctx, grad):
         (u,) = ctx.saved_tensors
         return grad * ctx.surrogate.derivative(u), None
 

@@ -88,7 +88,7 @@ def test_every_surrogate_has_a_name() -> None:
 def test_an_unknown_name_is_answered_with_the_nearest_ones() -> None:
     with pytest.raises(ValueError, match=r"unknown surrogate 'gausian'; did you mean gaussian\?"):
         create_surrogate("gausian")
-    with pytest.raises(ValueError, match="did you mean atan, fast_sigmoid, .*triangular"):
+    with pytest.raises(ValueError, match=r"did you mean atan, fast_sigmoid, .*triangular"):
         create_surrogate("zzz")
 
 

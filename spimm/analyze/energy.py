@@ -18,8 +18,8 @@ from typing import Literal, get_args
 from rich.table import Table
 
 from spimm.analyze.constants import HOROWITZ_45NM, Constants
-from spimm.analyze.files import write_whole
 from spimm.analyze.trace import Layer, Product, Trace
+from spimm.files import write_text
 
 PICOJOULES_PER_MILLIJOULE = 1e9
 
@@ -114,7 +114,7 @@ class EnergyReport:
 
     def save(self, path: str | Path) -> Path:
         """Writes the JSON text, whole or not at all. Returns the path."""
-        return write_whole(path, lambda unfinished: unfinished.write_text(self.to_json(), encoding="utf-8"))
+        return write_text(path, self.to_json())
 
     def table(self) -> Table:
         """One row a group, for a terminal; the dense reference last."""

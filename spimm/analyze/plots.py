@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spimm.analyze.energy import PICOJOULES_PER_MILLIJOULE, EnergyReport
-from spimm.analyze.files import write_whole
 from spimm.analyze.trace import Trace
+from spimm.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

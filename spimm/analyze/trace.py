@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from spimm.analyze.files import write_whole
+from spimm.files import write_text
 
 Shape = tuple[int, ...]
 FORMAT = "spimm-trace-1"
@@ -126,7 +126,7 @@ class Trace:
 
     def save(self, path: str | Path) -> Path:
         """Writes the JSON text, whole or not at all. Returns the path."""
-        return write_whole(path, lambda unfinished: unfinished.write_text(self.to_json(), encoding="utf-8"))
+        return write_text(path, self.to_json())
 
     def table(self) -> Table:
         """One row a layer, for a terminal."""

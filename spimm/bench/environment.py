@@ -20,12 +20,13 @@ FEATURES = (
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores that this process may use, and the instruction sets that it, torch and our extension have."""
+    """Processor, its cores and those that this process may use, and the instruction sets of torch and our extension."""
     about = _cpuinfo()
     flags = (about.get("flags") or about.get("Features") or "").split()
     return {
         "cpu": about.get("model name") or platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": os.cpu_count(),
+        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "spimm_isa": cpu_isa(),
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "features": [name for name in FEATURES if name in flags],

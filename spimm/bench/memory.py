@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from spimm.bench.network import check_network, training_step, workload
+from spimm.bench.network import check_networks, ratios_of, training_step, workload
 from spimm.bench.precision import PRECISIONS
-from spimm.bench.registry import Options, Plan, Ratio, register_case
+from spimm.bench.registry import Options, Plan, register_case
 
 STEPS = 3
 _CHILD = "import sys; from spimm.bench.memory import report; report(*sys.argv[1:])"
@@ -78,23 +78,17 @@ def memory(options: Options) -> Plan:
     """MiB on top of model, optimiser and batch, each sample in a fresh process. A quick run takes bf16 alone."""
     _proc("clear_refs")
     work = workload(options.quick)
-    libraries = ("spimm", "spikingjelly") if options.peers else ("spimm",)
-    precisions = ("bf16",) if options.quick else tuple(PRECISIONS)
-    pairs = [("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "bf16")]
-    ratios = [
-        Ratio(f"spikingjelly {theirs}", f"spimm {ours}")
-        for theirs, ours in pairs
-        if options.peers and theirs in precisions
-    ]
+    images, labels = work.batch()
+    sides = {
+        f"{library} {precision}": in_fresh_process(library, precision, options.quick)
+        for library in options.libraries
+        for precision in (("bf16",) if options.quick else PRECISIONS)
+    }
     return Plan(
         setting=work.setting() | {"optimizer": "AdamW, fused", "steps": STEPS},
-        check=lambda: check_network(work, with_peer=options.peers),
-        sides={
-            f"{library} {precision}": in_fresh_process(library, precision, options.quick)
-            for library in libraries
-            for precision in precisions
-        },
-        ratios=ratios,
+        check=lambda: check_networks(work.exact_networks(options.libraries, images), images, labels),
+        sides=sides,
+        ratios=[ratio for ratio in ratios_of(options) if ratio.slower in sides and ratio.faster in sides],
         unit="MiB",
         warmup=0,
         repeats=1 if options.quick else 3,

@@ -23,7 +23,6 @@ from spimm.models import create_model
 from spimm.models.qkformer import QKFormer
 
 MODEL = "qkformer_4_384_cifar"
-LIBRARIES = ("spimm", "spikingjelly")
 LEARNING_RATE = 1e-3
 LOGITS_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4
@@ -72,20 +71,18 @@ def workload(quick: bool) -> Workload:
     return Workload({"num_steps": 4}, batch_size=16, size=32)
 
 
-def check_network(work: Workload, *, with_peer: bool) -> dict[str, float]:
-    """Relative differences of logits and gradients from the peer's, or from our reference backend's.
+def check_networks(networks: Mapping[str, nn.Module], images: Tensor, labels: Tensor) -> dict[str, float]:
+    """Relative differences of our logits and gradients from the peer's, or, without one, from the reference backend's.
 
-    float32, eval mode. Raises Mismatch where they are too large, or where the logits depend on no image.
+    float32, eval mode. Raises Mismatch where they are too large, or where the logits do not depend on the image.
     """
-    images, labels = work.batch()
-    networks = work.exact_networks(LIBRARIES if with_peer else LIBRARIES[:1], images)
-    ours = networks["spimm"]
+    ours, peer = networks["spimm"], networks.get("spikingjelly")
     logits, gradients = _logits_and_gradients(ours, images, labels)
     if float((logits - logits[:1]).abs().max()) < 1e-4:
         raise Mismatch("the network is silent: its logits are the same for every image")
-    if with_peer:
+    if peer is not None:
         gradients = peers.peer_tensors(gradients)
-        expected_logits, expected = _logits_and_gradients(networks["spikingjelly"], images, labels)
+        expected_logits, expected = _logits_and_gradients(peer, images, labels)
     else:
         with use_backend("reference"):
             expected_logits, expected = _logits_and_gradients(ours, images, labels)
@@ -134,7 +131,8 @@ def _inference(model: nn.Module, images: Tensor, precision: str) -> Callable[[],
     return run
 
 
-def _ratios(options: Options, fp32_goal: float | None = None, mixed_goal: float | None = None) -> list[Ratio]:
+def ratios_of(options: Options, *, fp32_goal: float | None = None, mixed_goal: float | None = None) -> list[Ratio]:
+    """The peer over ours: both in fp32, ours in bf16, both in bf16; none without a peer."""
     if not options.peers:
         return []
     return [
@@ -144,10 +142,6 @@ def _ratios(options: Options, fp32_goal: float | None = None, mixed_goal: float 
     ]
 
 
-def _libraries(options: Options) -> tuple[str, ...]:
-    return LIBRARIES if options.peers else LIBRARIES[:1]
-
-
 @register_case("train_step", "training step of QKFormer 4-384: forward, cross-entropy, backward, AdamW")
 def train_step(options: Options) -> Plan:
     """Goals: 1.8 times the peer's speed with both in fp32, 4 times with ours in bf16. Every side trains a copy."""
@@ -155,13 +149,13 @@ def train_step(options: Options) -> Plan:
     images, labels = work.batch()
     return Plan(
         setting=work.setting() | {"optimizer": "AdamW, fused"},
-        check=lambda: check_network(work, with_peer=options.peers),
+        check=lambda: check_networks(work.exact_networks(options.libraries, images), images, labels),
         sides={
             f"{library} {precision}": stopwatch(training_step(work.network(library), images, labels, precision))
-            for library in _libraries(options)
+            for library in options.libraries
             for precision in PRECISIONS
         },
-        ratios=_ratios(options, 1.8, 4.0),
+        ratios=ratios_of(options, fp32_goal=1.8, mixed_goal=4.0),
         warmup=1 if options.quick else 2,
         repeats=2 if options.quick else 7,
     )
@@ -169,19 +163,19 @@ def train_step(options: Options) -> Plan:
 
 @register_case("inference", "inference of QKFormer 4-384, eval mode, no gradients")
 def inference(options: Options) -> Plan:
-    """Both libraries run the same weights, those of the check; nothing is folded on either side."""
+    """The networks timed are those of the check; nothing is folded on either side."""
     work = workload(options.quick)
-    images, _ = work.batch()
-    networks = work.exact_networks(_libraries(options), images)
+    images, labels = work.batch()
+    networks = work.exact_networks(options.libraries, images)
     return Plan(
         setting=work.setting(),
-        check=lambda: check_network(work, with_peer=options.peers),
+        check=lambda: check_networks(networks, images, labels),
         sides={
             f"{library} {precision}": stopwatch(_inference(network, images, precision))
             for library, network in networks.items()
             for precision in PRECISIONS
         },
-        ratios=_ratios(options),
+        ratios=ratios_of(options),
         warmup=1 if options.quick else 2,
         repeats=2 if options.quick else 10,
     )

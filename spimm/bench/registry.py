@@ -15,6 +15,11 @@ class Options:
     quick: bool = False
     """Tiny shapes and few repeats, to see that everything runs; the numbers mean nothing."""
 
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Who takes part; sides are named `library precision`."""
+        return ("spimm", "spikingjelly") if self.peers else ("spimm",)
+
 
 @dataclass(frozen=True)
 class Ratio:

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from spimm.bench.environment import slug
 from spimm.bench.registry import Ratio
 from spimm.bench.timing import Summary
+from spimm.files import write_text
 
 COLUMNS = (
     "case", "quick", "hardware", "threads", "date", "kind", "name", "unit",
@@ -94,12 +94,5 @@ def _numbers(summary: Summary) -> list[float | int]:
 
 def write(record: Record, folder: Path) -> list[Path]:
     """Writes `<case>_<hardware>_<day>.json` and `.csv`, each whole or not at all; replaces those of the same day."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for ending, text in (("json", record.to_json()), ("csv", record.to_csv())):
-        path = folder / f"{record.stem}.{ending}"
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_text(text)
-        os.replace(unfinished, path)
-        paths.append(path)
-    return paths
+    texts = {"json": record.to_json(), "csv": record.to_csv()}
+    return [write_text(folder / f"{record.stem}.{ending}", text) for ending, text in texts.items()]

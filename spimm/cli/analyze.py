@@ -49,9 +49,7 @@ def analyze(
         num_steps=num_steps,
     )  # fmt: skip
     batches = (inputs for inputs, _ in islice(subject.test_loader().iterate(0), -(-images // batch)))
-    result = analyze_model(
-        subject.model, batches, model_name=subject.recipe.model, first_layer_steps=first_layer_steps
-    )
+    result = analyze_model(subject.model, batches, model_name=subject.recipe.model, first_layer_steps=first_layer_steps)
     console = Console()
     console.print(result.trace.table())
     for report in (result.energy, result.integer_energy):

@@ -42,7 +42,9 @@ def evaluate(
         run, model=model, weights=weights, data=data, data_dir=data_dir, which=which, batch_size=batch_size,
         num_steps=num_steps,
     )  # fmt: skip
-    metrics = evaluate_model(subject.model, subject.test_loader(), Classify(subject.data.num_classes), precision=precision)
+    metrics = evaluate_model(
+        subject.model, subject.test_loader(), Classify(subject.data.num_classes), precision=precision
+    )
     if as_json:
         print(json.dumps({"data": subject.recipe.data, "model": subject.recipe.model, **metrics}))
         return

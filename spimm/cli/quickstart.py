@@ -1,4 +1,4 @@
-"""`spimm quickstart`: the main job on the embedded digits, offline: train, evaluate, firing rates, energy, one figure."""
+"""`spimm quickstart`: the main job on the embedded digits, offline: accuracy, firing rates, energy, one figure."""
 
 import time
 from pathlib import Path
@@ -34,9 +34,7 @@ def quickstart(
         out, model=None, weights=None, data=None, data_dir=None, which="last", batch_size=128, num_steps=None
     )
     metrics = evaluate(subject.model, subject.test_loader(), Classify(subject.data.num_classes))
-    result = analyze(
-        subject.model, (images for images, _ in subject.test_loader().iterate(0)), model_name=recipe.model
-    )
+    result = analyze(subject.model, (images for images, _ in subject.test_loader().iterate(0)), model_name=recipe.model)
     figure = save_plot(plot(result.trace, result.energy), out / "quickstart.png")
     result.trace.save(out / "trace.json")
     result.energy.save(out / "energy.json")
@@ -54,5 +52,7 @@ def quickstart(
     table.add_row("figure", str(figure))
     table.add_row("time", f"{time.perf_counter() - started:.0f} s")
     console.print(table)
-    console.print(f"next: spimm analyze {out}; spimm train digits model_options.neuron=plif; spimm models", soft_wrap=True)
+    console.print(
+        f"next: spimm analyze {out}; spimm train digits model_options.neuron=plif; spimm models", soft_wrap=True
+    )
     return 0

@@ -38,5 +38,6 @@ def train(
     result = training.train(settings, folder, resume=resume, data_dir=data_dir)
     if not result.completed:
         return 130
-    console.print(f"best top-1 {result.best.get('ema_top1', result.best['top1']):.2f} % (epoch {result.best['epoch']:.0f}), kept in {folder}")
+    best = result.best.get("ema_top1", result.best["top1"])
+    console.print(f"best top-1 {best:.2f} % in epoch {result.best['epoch']:.0f}, kept in {folder}", soft_wrap=True)
     return 0

@@ -1,8 +1,8 @@
 """What the compiled CPU ops share: layout rules, addresses, and the call of the extension."""
 
 import functools
-import types
-from typing import NamedTuple
+import importlib
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,13 +13,16 @@ STORAGE = {torch.float32: 0, torch.bfloat16: 1}
 
 
 @functools.cache
-def extension() -> types.ModuleType | str:
-    """The compiled module, or the reason why there is none."""
+def _load() -> tuple[Any, str | None]:
     try:
-        from spimm.kernels import _cpu
+        return importlib.import_module("spimm.kernels._cpu"), None
     except ImportError as error:
-        return f"the compiled extension could not be imported ({error}); reinstall spimm with a C++20 compiler"
-    return _cpu
+        return None, f"the compiled extension could not be imported ({error}); reinstall spimm with a C++20 compiler"
+
+
+def extension() -> Any:
+    """The compiled module; `unsupported` tells beforehand whether there is one."""
+    return _load()[0]
 
 
 def unsupported(x: Tensor, *_: object, **__: object) -> str | None:
@@ -28,8 +31,7 @@ def unsupported(x: Tensor, *_: object, **__: object) -> str | None:
         return f"it needs CPU tensors, x is on {x.device}"
     if x.dtype not in STORAGE:
         return f"it stores float32 or bfloat16, x is {str(x.dtype).removeprefix('torch.')}"
-    module = extension()
-    return module if isinstance(module, str) else None
+    return _load()[1]
 
 
 class NeuronCode(NamedTuple):
@@ -44,7 +46,10 @@ class NeuronCode(NamedTuple):
     @classmethod
     def of(cls, dynamics: Dynamics) -> "NeuronCode":
         return cls(
-            dynamics.soft_reset, dynamics.detach_reset, dynamics.surrogate.shape, *map(float, dynamics.surrogate.parameters)
+            dynamics.soft_reset,
+            dynamics.detach_reset,
+            dynamics.surrogate.shape,
+            *map(float, dynamics.surrogate.parameters),
         )
 
     SCHEMA = "bool soft_reset, bool detach_reset, int shape, float surrogate_a, float surrogate_b"
@@ -72,5 +77,5 @@ def num_threads() -> int:
 
 def cpu_isa() -> str:
     """Instruction set of the compiled kernels in use (avx512, avx2 or baseline), or why there are none."""
-    module = extension()
-    return module if isinstance(module, str) else module.isa()
+    module, problem = _load()
+    return problem or module.isa()

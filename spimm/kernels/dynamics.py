@@ -39,5 +39,5 @@ class Dynamics:
         if any(isinstance(value, Tensor) for value in values):
             device = next(value.device for value in values if isinstance(value, Tensor))
             parts = [torch.as_tensor(value, dtype=torch.float64, device=device).reshape(()) for value in values]
-            return torch.stack(parts[:2] + [parts[2] - self.rest])
+            return torch.stack([*parts[:2], parts[2] - self.rest])
         return torch.tensor([self.decay, self.gain, self.threshold - self.rest], dtype=torch.float64)

@@ -57,6 +57,7 @@ def _update_running(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count:
     """Moves the running statistics towards a batch of `count` values a channel (its biased variance made unbiased)."""
     if not norm.training or norm.running_mean is None:
         return
+    assert norm.running_var is not None and norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
     weight = float(1 / norm.num_batches_tracked) if norm.momentum is None else norm.momentum
     norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), weight)

@@ -13,7 +13,7 @@ from spimm.layers.shortcut import NeuronFn, Shortcut, entry, exit_neuron
 
 @dataclass(frozen=True)
 class PatchForm:
-    """A chain of 3x3 units: output width over the stage width, whether each pools, and after how many the shortcut starts."""
+    """A chain of 3x3 units: stage width over unit width, whether each pools, and the unit where the shortcut starts."""
 
     divisors: tuple[int, ...]
     pools: tuple[bool, ...]

@@ -1,8 +1,8 @@
 """Residual shortcuts: where the neuron stands relative to the addition.
 
 `spike_add` (SEW, QKFormer): y = x + branch(x), branches end in a neuron; the stream holds small integers.
-`membrane` (MS, pre-activation): y = x + branch(LIF(x)), branches end in batch norm; the stream holds real potentials and
-every convolution sees binary spikes.
+`membrane` (MS, pre-activation): y = x + branch(LIF(x)), branches end in batch norm; the stream holds real potentials
+and every convolution sees binary spikes.
 """
 
 from collections.abc import Callable

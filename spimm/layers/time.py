@@ -22,7 +22,9 @@ def as_sequence(x: Tensor, num_steps: int, in_chans: int) -> tuple[Tensor, int]:
     [T, B, C, H, W], T. Raises ValueError for another rank or number of channels, or an empty batch.
     """
     if x.dim() not in (4, 5):
-        raise ValueError(f"input has shape {tuple(x.shape)}; wanted an image [B, C, H, W] or a sequence [B, T, C, H, W]")
+        raise ValueError(
+            f"input has shape {tuple(x.shape)}; wanted an image [B, C, H, W] or a sequence [B, T, C, H, W]"
+        )
     if x.shape[-3] != in_chans:
         raise ValueError(f"input of shape {tuple(x.shape)} has {x.shape[-3]} channels; the model takes {in_chans}")
     if x.numel() == 0:

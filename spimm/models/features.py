@@ -13,7 +13,7 @@ class Backbone(Protocol):
 
     def forward_intermediates(
         self, x: Tensor, indices: Sequence[int] | int | None = None, *, intermediates_only: bool = False
-    ) -> list[Tensor]: ...
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]: ...
 
 
 def pick_stages(indices: Sequence[int] | int | None, num_stages: int) -> list[int]:
@@ -44,4 +44,5 @@ class FeatureList(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = self.model.forward_intermediates(x, self.indices, intermediates_only=True)
+        assert isinstance(maps, list)
         return [features.mean(0) for features in maps]

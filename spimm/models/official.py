@@ -16,7 +16,7 @@ from spimm.models.weights import load_state
 class OfficialFormat(NamedTuple):
     """How one family's published checkpoints are read."""
 
-    key_map: Callable[[nn.Module, Mapping[str, Tensor]], dict[str, list[str]]]
+    key_map: Callable[[Any, Mapping[str, Tensor]], dict[str, list[str]]]
     """Our key -> the authors' keys, whose tensors are joined along the first dimension in that order."""
     legacy_warning: str
     """What `legacy=True` reproduces."""

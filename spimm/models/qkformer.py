@@ -6,7 +6,7 @@ T time, B batch, C channels, H W space, D width of the last stage.
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -137,7 +137,7 @@ class QKFormer(nn.Module):
             self.reduction *= PATCH_FORMS[form].stride
             self.feature_info.append({"num_chs": widths[i + 1], "reduction": self.reduction, "module": f"stages.{i}"})
         self.last_neuron = entry(config.shortcut, config.neuron_fn)
-        self.head = nn.Identity()
+        self.head: nn.Module
         self.reset_classifier(config.num_classes)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -151,7 +151,9 @@ class QKFormer(nn.Module):
         wanted = pick_stages(indices, len(self.stages))
         steps, num_steps = as_sequence(x, self.config.num_steps, self.config.in_chans)
         if min(steps.shape[-2:]) < self.reduction:
-            raise ValueError(f"input is {tuple(steps.shape[-2:])} pixels; the patch grid needs at least {self.reduction}")
+            raise ValueError(
+                f"input is {tuple(steps.shape[-2:])} pixels; the patch grid needs at least {self.reduction}"
+            )
         x = steps
         maps: dict[int, Tensor] = {}
         for index, stage in enumerate(self.stages):
@@ -177,11 +179,10 @@ class QKFormer(nn.Module):
     def reset_classifier(self, num_classes: int) -> None:
         """Replaces the classifier by a new one; 0 classes leave the pooled features [B, D]."""
         self.num_classes = num_classes
-        like = next(self.stages.parameters())
-        self.head = (
-            nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype) if num_classes else nn.Identity()
-        )
+        self.head = nn.Identity()
         if num_classes:
+            like = next(self.stages.parameters())
+            self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
             nn.init.trunc_normal_(self.head.weight, std=0.02)
             nn.init.zeros_(self.head.bias)
 
@@ -210,25 +211,44 @@ _DVS = replace(
     num_steps=16,
     in_chans=2,
 )
-_LAPTOP = replace(_BASE, patch_forms=("half", "pool_last", "pool_last"))
 
-# name: (config, parameters, height and width, recipe, note)
-VARIANTS: dict[str, tuple[QKFormerConfig, int, int, str | None, str]] = {
-    "qkformer_10_384": (_IMAGENET, 16_473_688, 224, None, "ImageNet, paper: 78.80 %"),
-    "qkformer_10_512": (replace(_IMAGENET, embed_dim=512, num_heads=8), 29_079_336, 224, None, "ImageNet, paper: 82.04 %"),
-    "qkformer_10_768": (replace(_IMAGENET, embed_dim=768, num_heads=12), 64_962_760, 224, None, "ImageNet, paper: 84.22 %"),
-    "qkformer_4_384_cifar": (_BASE, 6_706_234, 32, "qkformer_cifar", "CIFAR-10 / 100, paper: 96.18 / 81.15 %"),
-    "qkformer_2_256_dvs": (_DVS, 1_504_138, 128, None, "CIFAR10-DVS / DVS128 Gesture, paper: 84.0 / 98.6 %"),
-    "qkformer_4_192_cifar": (replace(_LAPTOP, embed_dim=192, num_heads=4), 1_685_026, 32, "cifar10_jpeg", "ours, 32x32"),
-    "qkformer_4_96_mnist": (replace(_LAPTOP, embed_dim=96, num_heads=4, in_chans=1), 425_278, 28, "mnist", "ours, 28x28"),
-    "qkformer_3_64_digits": (
-        replace(_BASE, embed_dim=64, num_heads=4, depths=(1, 1, 1), in_chans=1),
-        140_162,
-        8,
-        "digits",
-        "ours, 8x8",
+
+class Variant(NamedTuple):
+    """One name: its configuration, parameters, side of its images in pixels, recipe, note."""
+
+    config: QKFormerConfig
+    params: int
+    size: int
+    recipe: str | None
+    note: str
+
+
+def _laptop(embed_dim: int, **changes: Any) -> QKFormerConfig:
+    form = ("half", "pool_last", "pool_last")
+    return replace(_BASE, embed_dim=embed_dim, num_heads=4, **{"patch_forms": form, **changes})
+
+
+_DIGITS = {"patch_forms": _BASE.patch_forms, "depths": (1, 1, 1), "in_chans": 1}
+
+VARIANTS = {
+    "qkformer_10_384": Variant(_IMAGENET, 16_473_688, 224, None, "ImageNet 78.80 % in the paper"),
+    "qkformer_10_512": Variant(
+        replace(_IMAGENET, embed_dim=512, num_heads=8), 29_079_336, 224, None, "ImageNet 82.04 % in the paper"
     ),
-}  # fmt: skip
+    "qkformer_10_768": Variant(
+        replace(_IMAGENET, embed_dim=768, num_heads=12), 64_962_760, 224, None, "ImageNet 84.22 % in the paper"
+    ),
+    "qkformer_4_384_cifar": Variant(
+        _BASE, 6_706_234, 32, "qkformer_cifar", "CIFAR-10 / 100 96.18 / 81.15 % in the paper"
+    ),
+    "qkformer_2_256_dvs": Variant(
+        _DVS, 1_504_138, 128, None, "CIFAR10-DVS / DVS128 Gesture 84.0 / 98.6 % in the paper"
+    ),
+    "qkformer_4_192_cifar": Variant(_laptop(192), 1_685_026, 32, None, "ours, for a laptop"),
+    "qkformer_4_96_cifar": Variant(_laptop(96), 425_494, 32, "cifar10_jpeg", "ours, for a laptop"),
+    "qkformer_4_96_mnist": Variant(_laptop(96, in_chans=1), 425_278, 28, "mnist", "ours, for a laptop"),
+    "qkformer_3_64_digits": Variant(_laptop(64, **_DIGITS), 140_162, 8, "digits", "ours, for the quickstart"),
+}
 
 
 def build_qkformer(config: QKFormerConfig, **options: Any) -> QKFormer:
@@ -240,19 +260,19 @@ def build_qkformer(config: QKFormerConfig, **options: Any) -> QKFormer:
     return QKFormer(replace(config, **options))
 
 
-for _name, (_config, _params, _size, _recipe, _note) in VARIANTS.items():
+for _name, _variant in VARIANTS.items():
     register_model(
         ModelCard(
             name=_name,
             family="qkformer",
             paper=PAPER,
-            params=_params,
-            input_size=(_config.in_chans, _size, _size),
-            num_classes=_config.num_classes,
-            num_steps=_config.num_steps,
-            recipe=_recipe,
-            events=_config.in_chans == 2,
-            note=_note,
+            params=_variant.params,
+            input_size=(_variant.config.in_chans, _variant.size, _variant.size),
+            num_classes=_variant.config.num_classes,
+            num_steps=_variant.config.num_steps,
+            recipe=_variant.recipe,
+            events=_variant.config.in_chans == 2,
+            note=_variant.note,
         ),
-        partial(build_qkformer, _config),
+        partial(build_qkformer, _variant.config),
     )

@@ -1,13 +1,15 @@
 """Key map of QKFormer's published checkpoints (ImageNet, CIFAR and DVS forms).
 
-Facts about the format: embeddings are patch_embed{i} with conv and norm pairs `proj*_conv`, `proj*_bn`, numbered in a way
-that depends on the data set; blocks are stage{i}.{j} with attention `tssa` (token) or `ssa` (`attn` in the ImageNet
+Facts about the format: embeddings are patch_embed{i} with conv and norm pairs `proj*_conv`, `proj*_bn`, numbered in a
+way that depends on the data set; blocks are stage{i}.{j} with attention `tssa` (token) or `ssa` (`attn` in the ImageNet
 form); q, k and v have convolutions of their own.
 """
 
 from collections.abc import Iterator, Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from spimm.models.qkformer import QKFormer
 
 LEGACY_WARNING = (
     "legacy=True: in QKFormer's published code the projection neuron of the last stage integrates over time and batch "
@@ -27,8 +29,8 @@ _UNIT_NAMES = {
 _NORM_KEYS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
-def unit_names(model: nn.Module) -> dict[str, list[str]]:
-    """Our conv units -> the authors' prefixes (`stage1.0.tssa.q` for `q_conv`, `q_bn`, `q_lif`), several where joined."""
+def unit_names(model: QKFormer) -> dict[str, list[str]]:
+    """Our units -> the authors' prefixes (`stage1.0.tssa.q` for `q_conv`, `q_bn`, `q_lif`), several where joined."""
     config = model.config
     names: dict[str, list[str]] = {}
     first = config.patch_forms[0]
@@ -51,13 +53,13 @@ def unit_names(model: nn.Module) -> dict[str, list[str]]:
     return names
 
 
-def key_map(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
+def key_map(model: QKFormer, tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
     """Our key -> the authors' keys whose tensors, joined along the first dimension, make it."""
     own = model.state_dict()
     return {ours: theirs for ours, theirs in _pairs(model) if ours in own}
 
 
-def _pairs(model: nn.Module) -> Iterator[tuple[str, list[str]]]:
+def _pairs(model: QKFormer) -> Iterator[tuple[str, list[str]]]:
     for ours, theirs in unit_names(model).items():
         for key in ("weight", "bias"):
             yield f"{ours}.conv.{key}", [f"{name}_conv.{key}" for name in theirs]

@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 
-
 @dataclass(frozen=True)
 class ModelCard:
     """What a model's name promises; a test builds every model and checks it."""
@@ -74,14 +73,15 @@ def create_model(
     """The model of that name, with random weights or those of a safetensors file `weights`.
 
     num_classes 0 leaves out the classifier; None takes the card's values. `options` are the family's own (for QKFormer
-    the fields of QKFormerConfig, and `backend`). `features_only` gives the feature maps of the stages instead of logits.
+    the fields of QKFormerConfig). `features_only` gives the feature maps of the stages instead of logits.
     Raises ValueError for unknown names, options and values, naming what is known.
     """
-    card, build = _find(name)
-    for label, value, least in (("num_classes", num_classes, 0), ("num_steps", num_steps, 1), ("in_chans", in_chans, 1)):
-        if value is not None and value < least:
-            raise ValueError(f"{label} is {value}; wanted at least {least}")
+    _, build = _find(name)
+    least = {"num_classes": 0, "num_steps": 1, "in_chans": 1}
     chosen = {"num_classes": num_classes, "num_steps": num_steps, "in_chans": in_chans}
+    for label, value in chosen.items():
+        if value is not None and value < least[label]:
+            raise ValueError(f"{label} is {value}; wanted at least {least[label]}")
     model = build(**{key: value for key, value in chosen.items() if value is not None}, **options)
     if weights is not None:
         from spimm.models.weights import load_weights

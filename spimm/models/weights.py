@@ -1,6 +1,5 @@
 """Weights on disk: safetensors files, written whole or not at all, loaded with every disagreement named."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -8,17 +7,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from spimm.files import write_whole
+
 _LISTED = 8
 
 
 def save_weights(model: nn.Module, path: str | Path) -> Path:
     """Writes the state dict of the model to a safetensors file, by way of a temporary name. Returns the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}, unfinished)
-    os.replace(unfinished, path)
-    return path
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    return write_whole(path, lambda unfinished: save_file(tensors, unfinished))
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -38,7 +35,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def load_state(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    """Fills the model from a state dict that must have exactly its keys and shapes, else ValueError lists the difference."""
+    """Fills the model from a state dict with exactly its keys and shapes, else ValueError lists the differences."""
     own = model.state_dict()
     differences = {
         "missing": sorted(own.keys() - tensors.keys()),

@@ -1,7 +1,6 @@
 """The record of a run: `log.jsonl` (one JSON object a line), TensorBoard, and the terminal."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from spimm.files import write_text
 from spimm.train.progress import ProgressView
 
 
@@ -94,9 +94,7 @@ class RunLog:
         if not self.path.exists():
             return
         kept = [json.dumps(record) + "\n" for record in read_log(self.path) if 0 < step >= record["step"]]
-        fresh = self.path.with_name(self.path.name + ".new")
-        fresh.write_text("".join(kept), encoding="utf-8")
-        os.replace(fresh, self.path)
+        write_text(self.path, "".join(kept))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """From a recipe to a trained model: data, model, task and loaders are built and handed to the engine."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from rich.console import Console
 from torch import nn
 
 from spimm.data import ImageData, Loader, load_data
+from spimm.files import write_text
 from spimm.models import create_model
 from spimm.tasks import Classify
 from spimm.train.checkpoint import find_checkpoint, load_weights
@@ -58,8 +58,8 @@ def train(
     )
     if folder is not None:
         trainer.restore(folder)
-    _write_json(out / RECIPE_FILE, recipe.to_json())
-    _write_json(out / DATA_FILE, _data_facts(data))
+    write_text(out / RECIPE_FILE, json.dumps(recipe.to_json(), indent=2) + "\n")
+    write_text(out / DATA_FILE, json.dumps(_data_facts(data), indent=2) + "\n")
     return trainer.fit()
 
 
@@ -135,9 +135,3 @@ def _resume_folder(out: Path, resume: str | Path) -> Path | None:
     if found is not None and resume == "never":
         raise FileExistsError(f"{out} holds a run already ({found}): resume=auto goes on with it")
     return found
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(fresh, path)

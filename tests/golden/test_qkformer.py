@@ -1,7 +1,8 @@
-"""Our QKFormer against figures of the authors' network, which keeps its faults: the `legacy` form (see load_official)."""
+"""Our QKFormer against figures of the authors' network, in the `legacy` form that keeps its faults."""
 
 import functools
 import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -67,6 +68,15 @@ def run(mode: str) -> Run:
     return Run(logits.detach(), rates, gradients)
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Convolutions in float64 gain nothing from a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_logits_are_those_of_the_authors_network(mode: str) -> None:
     expected = torch.tensor(GOLDEN[f"{mode}_logits"], dtype=torch.float64)
@@ -79,11 +89,9 @@ def test_every_neuron_fires_as_often_as_the_authors(mode: str) -> None:
 
 
 def test_every_gradient_is_as_long_as_the_authors() -> None:
-    expected, actual = GOLDEN["grad_l2"], run("train").gradients
-    floor = 1e-9 * max(expected.values())  # a bias in front of batch norm has no true gradient
-    assert actual.keys() == expected.keys()
-    errors = {name: abs(actual[name] - norm) / max(norm, floor) for name, norm in expected.items()}
-    assert max(errors.values()) <= RELATIVE_ERROR, max(errors.items(), key=lambda item: item[1])
+    expected = GOLDEN["grad_l2"]
+    rounding = 1e-12 * max(expected.values())  # a bias in front of batch norm has no gradient but that of rounding
+    assert run("train").gradients == pytest.approx(expected, rel=RELATIVE_ERROR, abs=rounding)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -113,5 +121,6 @@ def test_the_cpu_kernels_decide_every_spike_of_this_network_as_the_reference(
     monkeypatch.setattr(dispatch, "call", checked)
     with torch.no_grad():
         logits = model(weights.model_input(GOLDEN).float())
-    assert (ops.count("norm_lif"), ops.count("lif")) == (27, 2 + 4)  # pools stand between norm and neuron; cores have no norm
+    # two units pool before they fire; four cores do not normalise
+    assert (ops.count("norm_lif"), ops.count("lif")) == (23, 6)
     assert logits.isfinite().all()

@@ -69,7 +69,8 @@ def outcome(function: Any, unit: ConvNormNeuron, x: Tensor, **options: Any) -> l
     leaf = x.detach().requires_grad_()
     spikes = function(leaf, **options)
     (spikes * values(*spikes.shape, seed=3).to(spikes.dtype)).sum().backward()
-    return [spikes.detach(), leaf.grad, *(p.grad.clone() for p in unit.parameters()), *(b.clone() for b in unit.buffers())]
+    gradients = [parameter.grad.clone() for parameter in unit.parameters()]
+    return [spikes.detach(), leaf.grad, *gradients, *(buffer.clone() for buffer in unit.buffers())]
 
 
 @pytest.mark.parametrize("training", [True, False])

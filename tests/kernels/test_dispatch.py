@@ -75,7 +75,8 @@ def test_use_backend_holds_within_its_context_and_yields_to_a_named_one() -> Non
     with pytest.raises(ZeroDivisionError), use_backend("slow"):
         raise ZeroDivisionError
     assert dispatch.call("double", "auto", 1) == ("picky", 2)
-    with pytest.raises(ValueError, match=r"unknown backend 'fast'; known ones are auto, picky, slow"), use_backend("fast"):
+    message = r"unknown backend 'fast'; known ones are auto, picky, slow"
+    with pytest.raises(ValueError, match=message), use_backend("fast"):
         pass
 
 
@@ -111,11 +112,11 @@ def test_every_op_prefers_the_compiled_backend_and_ends_with_the_reference() -> 
 
 
 def run_with_isa(isa: str, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "SPIMM_CPU_ISA": isa, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    environment = {**os.environ, "SPIMM_CPU_ISA": isa, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     code = f"from spimm.kernels.cpu import extension; {code}"
-    command = [sys.executable, "-c", code, *arguments]
-    root = Path(__file__).parents[2]
-    return subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
+    command = [sys.executable, "-P", "-c", code, *arguments]  # -P: the package tested here, not one in this folder
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 @functools.cache

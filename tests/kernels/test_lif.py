@@ -10,6 +10,7 @@ from spimm.kernels.lif import reference
 from .conftest import (
     DTYPES,
     FACTORS,
+    RESETS,
     SHAPES,
     SURROGATES,
     TOLERANCES,
@@ -36,8 +37,11 @@ def check_parity(case: dict[str, Any], shape: tuple[int, ...], backend: str) -> 
     v = true_v.detach().to(dtype).requires_grad_()
     true_learnt, learnt = make_learnt(case), make_learnt(case)
     names = ("decay", "gain", "threshold")[: len(learnt)]
-    inputs = {"x": x, **({"v": v} if case["start"] else {}), **dict(zip(names, learnt, strict=True))}
-    true_inputs = {"x": true_x, **({"v": true_v} if case["start"] else {}), **dict(zip(names, true_learnt, strict=True))}
+    inputs, true_inputs = {"x": x}, {"x": true_x}
+    if case["start"]:
+        inputs["v"], true_inputs["v"] = v, true_v
+    inputs |= dict(zip(names, learnt, strict=True))
+    true_inputs |= dict(zip(names, true_learnt, strict=True))
 
     fire = Potentials(SURROGATES[case["surrogate"]])
     truth, true_end = reference.lif(
@@ -135,6 +139,19 @@ def test_without_input_the_potential_decays_exponentially_to_rest(
     spikes, end = lif(torch.zeros(5, 30), Dynamics(decay=0.75, v_reset=v_reset), start, backend=backend)
     assert not spikes.any()
     torch.testing.assert_close(end, rest + 0.75**5 * (start - rest), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("backend", list_backends("lif"))
+@pytest.mark.parametrize("v_reset", RESETS.values(), ids=RESETS)
+def test_settings_that_are_learnt_mean_what_numbers_mean(v_reset: float | None, backend: str) -> None:
+    x, start = values(6, 40, scale=2).float(), values(40, seed=1).float()
+    learnt = Dynamics(*(torch.tensor(value) for value in (0.75, 0.5, 0.875)), v_reset)
+    for a, b in zip(
+        lif(x, Dynamics(0.75, 0.5, 0.875, v_reset), start, backend=backend),
+        lif(x, learnt, start, backend=backend),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("backend", list_backends("lif"))

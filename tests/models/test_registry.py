@@ -52,7 +52,8 @@ def test_an_unknown_name_is_answered_with_the_nearest_ones(function) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "least"), [("num_classes", -1, 0), ("num_steps", 0, 1), ("num_steps", -4, 1), ("in_chans", 0, 1)]
+    ("option", "value", "least"),
+    [("num_classes", -1, 0), ("num_steps", 0, 1), ("num_steps", -4, 1), ("in_chans", 0, 1)],
 )
 def test_sizes_below_the_least_are_refused(option: str, value: int, least: int) -> None:
     with pytest.raises(ValueError, match=f"{option} is {value}; wanted at least {least}"):

@@ -43,7 +43,8 @@ CASES = {
     "LIF, threshold 0.5": (LIF(threshold=0.5), "LIFNode", {"v_threshold": 0.5}),
     "LIF, ATan": (LIF(surrogate=ATan()), "LIFNode", {"sigmoid": None}),
     "IF": (IF(), "IFNode", {}),
-    "IF, soft attached reset": (IF(v_reset=None, detach_reset=False), "IFNode", {"v_reset": None, "detach_reset": False}),
+    "IF, soft reset": (IF(v_reset=None), "IFNode", {"v_reset": None}),
+    "IF, attached reset": (IF(detach_reset=False), "IFNode", {"detach_reset": False}),
     "PLIF": (PLIF(2.0), "ParametricLIFNode", {"init_tau": 2.0}),
     "PLIF from tau 3": (PLIF(3.0, surrogate=Sigmoid(2.0)), "ParametricLIFNode", {"init_tau": 3.0, "sigmoid": 2.0}),
 }

@@ -7,7 +7,9 @@ from spimm.kernels.cpu import STORAGE, NeuronCode, address, empty_steps, extensi
 from spimm.kernels.dynamics import Dynamics
 
 _library = torch.library.Library("spimm", "FRAGMENT")
-_library.define(f"lif(Tensor x, Tensor? v, Tensor coefficients, int num_steps, {NeuronCode.SCHEMA}) -> (Tensor, Tensor)")
+_library.define(
+    f"lif(Tensor x, Tensor? v, Tensor coefficients, int num_steps, {NeuronCode.SCHEMA}) -> (Tensor, Tensor)"
+)
 _library.define(
     "lif_backward(Tensor grad_spikes, Tensor grad_v, Tensor x, Tensor? v, Tensor coefficients, bool learns, "
     f"{NeuronCode.SCHEMA}) -> (Tensor, Tensor, Tensor)"
@@ -50,7 +52,9 @@ def _forward(x: Tensor, v: Tensor | None, coefficients: Tensor, num_steps: int, 
 
 
 @torch.library.register_fake("spimm::lif", lib=_library)
-def _forward_fake(x: Tensor, v: Tensor | None, coefficients: Tensor, num_steps: int, *code: int) -> tuple[Tensor, Tensor]:
+def _forward_fake(
+    x: Tensor, v: Tensor | None, coefficients: Tensor, num_steps: int, *code: int
+) -> tuple[Tensor, Tensor]:
     return empty_steps(x, num_steps), torch.empty_like(x[0])
 
 
@@ -80,12 +84,12 @@ def _backward_fake(
     return torch.empty_like(x), torch.empty_like(x[0]), coefficients.new_empty(3)
 
 
-def _setup_context(ctx, inputs, output) -> None:  # noqa: ANN001
+def _setup_context(ctx, inputs, output) -> None:
     x, v, coefficients, ctx.num_steps, *ctx.code = inputs
     ctx.save_for_backward(x, v, coefficients)
 
 
-def _autograd(ctx, grad_spikes: Tensor, grad_v: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+def _autograd(ctx, grad_spikes: Tensor, grad_v: Tensor) -> tuple[Tensor | None, ...]:
     x, v, coefficients = ctx.saved_tensors
     learns = ctx.needs_input_grad[2]
     grad_x, grad_v0, grad_coefficients = torch.ops.spimm.lif_backward(

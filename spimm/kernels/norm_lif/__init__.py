@@ -35,7 +35,9 @@ def norm_lif(
         raise ValueError(f"x has shape {tuple(x.shape)}; wanted [T, B, C, ...]")
     for name, tensor in (("weight", weight), ("bias", bias), ("mean", mean), ("variance", variance)):
         if tensor is not None and tensor.shape != (x.shape[2],):
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; x of shape {tuple(x.shape)} needs ({x.shape[2]},)")
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}; x of shape {tuple(x.shape)} needs ({x.shape[2]},)"
+            )
     if (mean is None) != (variance is None):
         raise ValueError("give both mean and variance, or neither")
     if residual is not None and residual.shape != (num_steps, *x.shape[1:]):

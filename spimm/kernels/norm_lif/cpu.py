@@ -63,7 +63,13 @@ def _forward(
     if mean is None or variance is None:
         moments = torch.empty(2, channels, dtype=torch.float64)
         extension().channel_moments(
-            storage, x.data_ptr(), x.numel() // channels, channels, moments[0].data_ptr(), moments[1].data_ptr(), threads
+            storage,
+            x.data_ptr(),
+            x.numel() // channels,
+            channels,
+            moments[0].data_ptr(),
+            moments[1].data_ptr(),
+            threads,
         )
         mean, variance = moments.float().unbind()
     scale, shift, _ = _affine(weight, bias, mean, variance, eps)
@@ -116,7 +122,7 @@ def _backward_fake(
     )  # fmt: skip
 
 
-def _setup_context(ctx, inputs, output) -> None:  # noqa: ANN001
+def _setup_context(ctx, inputs, output) -> None:
     x, weight, bias, given_mean, _, residual, coefficients, ctx.num_steps, ctx.eps, *ctx.code = inputs
     _, mean, variance = output
     ctx.batch_statistics = given_mean is None
@@ -125,7 +131,7 @@ def _setup_context(ctx, inputs, output) -> None:  # noqa: ANN001
     ctx.save_for_backward(x, weight, bias, mean, variance, residual, coefficients)
 
 
-def _autograd(ctx, grad_spikes: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+def _autograd(ctx, grad_spikes: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     nothing: list[Tensor | None] = [None] * 14
     if grad_spikes is None:
         return tuple(nothing)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from spimm.analyze.files import write_whole
+from spimm.files import write_whole
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -16,3 +16,8 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
     finally:
         unfinished.unlink(missing_ok=True)
     return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Writes UTF-8 text by way of `write_whole`."""
+    return write_whole(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))

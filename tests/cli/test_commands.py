@@ -1,0 +1,99 @@
+"""The commands as a user runs them, on a model trained for one short epoch."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from spimm.cli.main import main
+
+SHORT = ("epochs=1", "warmup_epochs=0", "batch_size=256", "tensorboard=false")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    assert main(["train", "digits", *SHORT, "--out", str(folder)]) == 0
+    return folder
+
+
+def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(arguments) == 2
+    return capsys.readouterr().err
+
+
+def test_models_lists_names_that_match(capsys):
+    assert main(["models", "qkformer_10_*"]) == 0
+    out = capsys.readouterr().out
+    assert "16,473,688" in out and "64,962,760" in out and "6,706,234" not in out
+
+
+def test_models_without_a_match_is_an_error_that_lists_all(capsys):
+    assert "qkformer_10_384" in error_of(["models", "resnet*"], capsys)
+
+
+def test_info_names_versions_and_backends(capsys):
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert "torch" in out and "reference" in out and "compiled kernels" in out
+
+
+def test_a_trained_run_is_evaluated(run, capsys):
+    assert main(["eval", str(run), "--as-json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics["images"] == 360 and 0 <= metrics["top1"] <= 100
+
+
+def test_a_trained_run_is_analyzed_into_a_folder(run, tmp_path, capsys):
+    assert main(["analyze", str(run), "--images", "20", "--out", str(tmp_path / "report")]) == 0
+    assert "firing rate" in capsys.readouterr().out
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert names == {"trace.json", "energy.json", "energy_integers.json", "analysis.png"}
+
+
+def test_a_named_model_is_evaluated_without_a_run(capsys):
+    assert main(["eval", "--model", "qkformer_3_64_digits", "--num-steps", "1", "--as-json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == "qkformer_3_64_digits"
+
+
+def test_quickstart_trains_measures_and_draws(tmp_path, capsys):
+    assert main(["quickstart", *SHORT, "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "test accuracy" in out and "energy" in out and "firing rate" in out
+    assert (tmp_path / "quickstart.png").stat().st_size > 10_000
+
+
+def test_train_shows_a_recipe_with_its_changes(capsys):
+    assert main(["train", "digits", "epochs=3", "--show"]) == 0
+    out = capsys.readouterr().out
+    assert "epochs=3" in out and "Command: spimm train digits" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["train", "digit"], "digits"),
+        (["train", "digits", "epoch=3"], "epochs"),
+        (["train", "digits", "model_options.neuron=lief"], "lif"),
+        (["train", "digits", "model=qkformer_3_64_digit"], "qkformer_3_64_digits"),
+        (["train", "digits", "data=npz:/no/such/file.npz"], "/no/such/file.npz"),
+        (["eval"], "--model"),
+        (["eval", "/no/such/run"], "/no/such/run"),
+        (["eval", "--model", "qkformer_3_64_digits", "--weights", "/no/such.safetensors"], "/no/such.safetensors"),
+        (["analyze", "--model", "qkformer_3_64_digits", "--images", "0"], "images is 0"),
+        (["bench", "norm_liff"], "norm_lif"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_what_was_wanted(arguments, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    error = error_of(arguments, capsys)
+    assert named in error
+    assert error.startswith("spimm: error:") and len(error.strip().splitlines()) == 1
+
+
+def test_resuming_by_the_same_command_goes_on(tmp_path, capsys):
+    command = ["train", "digits", *SHORT, "--out", str(tmp_path)]
+    assert main(command) == 0
+    steps = (tmp_path / "log.jsonl").read_text().count('"kind": "step"')
+    assert main(command) == 0
+    assert (tmp_path / "log.jsonl").read_text().count('"kind": "step"') == steps
