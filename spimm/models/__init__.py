@@ -4,6 +4,7 @@ from spimm.models import qkformer  # noqa: F401, registers its variants
 from spimm.models.features import FeatureList
 from spimm.models.official import load_official
 from spimm.models.registry import ModelCard, create_model, list_models, model_card, register_model
+from spimm.models.timm_bridge import register_with_timm
 from spimm.models.weights import load_weights, save_weights
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "load_weights",
     "model_card",
     "register_model",
+    "register_with_timm",
     "save_weights",
 ]

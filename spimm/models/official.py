@@ -1,5 +1,6 @@
 """Weights in the authors' checkpoint formats: key maps, and models that reproduce the authors' outputs."""
 
+import pickle
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from spimm.models import qkformer_keys
 from spimm.models.registry import create_model, model_card
-from spimm.models.weights import load_state
+from spimm.models.weights import load_state, read_safetensors
 
 
 class OfficialFormat(NamedTuple):
@@ -63,23 +64,31 @@ def official_keys(model: nn.Module, family: str = "qkformer") -> dict[str, list[
     return FORMATS[family].key_map(model, {})
 
 
-def _read(source: Mapping[str, Tensor] | str | Path) -> Mapping[str, Tensor]:
+def _read(source: Mapping[str, Tensor] | str | Path) -> Mapping[str, Any]:
     if isinstance(source, Mapping):
         return source
     path = Path(source)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} is no whole checkpoint of tensors that torch can load: {reason}") from error
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{path} holds a {type(found).__name__}; wanted a dict of tensors")
+    return found
 
 
 def _strip(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     for wrapper in ("model", "state_dict", "module"):
         if isinstance(tensors.get(wrapper), Mapping):
             tensors = tensors[wrapper]
+    foreign = [key for key, value in tensors.items() if not isinstance(value, Tensor)]
+    if foreign:
+        raise ValueError(f"the checkpoint's entries are not all tensors: {', '.join(map(str, foreign[:8]))}")
     return {key.removeprefix("module."): value for key, value in tensors.items()}
 
 

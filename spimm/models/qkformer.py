@@ -39,8 +39,8 @@ class QKFormerConfig:
     depths: tuple[int, ...] = (1, 1, 2)
     num_heads: int = 8
     mlp_ratio: float = 4.0
-    attention: tuple[str, ...] = ("qkta", "qkta", "ssa")
-    """One of qkta, qkca, ssa for each stage."""
+    attention: str | tuple[str, ...] = ("qkta", "qkta", "ssa")
+    """One of qkta, qkca, ssa for each stage; a text names them with commas, or one for all stages."""
     patch_forms: tuple[str, ...] = ("cifar", "pool_last", "pool_last")
     """Names of layers.PATCH_FORMS, one a stage."""
     num_classes: int = 10
@@ -64,6 +64,9 @@ class QKFormerConfig:
     def __post_init__(self) -> None:
         check_shortcut(self.shortcut)
         stages = len(self.depths)
+        if isinstance(self.attention, str):
+            kinds = tuple(self.attention.split(","))
+            object.__setattr__(self, "attention", kinds * stages if len(kinds) == 1 else kinds)
         for label, values in (("attention", self.attention), ("patch_forms", self.patch_forms)):
             if len(values) != stages:
                 raise ValueError(f"{label} has {len(values)} entries for {stages} stages: {values}")

@@ -24,14 +24,17 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Raises FileNotFoundError, or ValueError for a truncated or foreign file and for keys that are missing, unexpected or
     of another shape (each listed). The model is unchanged then.
     """
-    path = Path(path)
+    load_state(model, read_safetensors(Path(path)), str(path))
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, on the CPU. Raises FileNotFoundError, or ValueError for a truncated or foreign file."""
     if not path.is_file():
         raise FileNotFoundError(f"no weights file at {path}")
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-    load_state(model, tensors, str(path))
 
 
 def load_state(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from spimm.analyze import Layer, Probe, Trace, Work, probe, record
 from spimm.kernels import use_backend
-from spimm.kernels.cpu import extension
 from spimm.layers import TokenMask, as_sequence
 from spimm.neurons import IF, Neuron
 
@@ -257,7 +256,6 @@ def _most_different(a: Trace, b: Trace) -> float:
     return max(abs(rate - b.firing_rates()[name]) for name, rate in a.firing_rates().items())
 
 
-@pytest.mark.skipif(isinstance(extension(), str), reason="the compiled extension is not there")
 def test_backends_give_the_same_trace_up_to_rare_spikes(firing: Build) -> None:
     model, x = firing(), torch.rand(4, 1, 8, 8)
     with use_backend("reference"):

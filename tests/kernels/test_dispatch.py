@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from spimm.kernels import Dynamics, cpu, dispatch, lif, list_backends, norm_lif, use_backend
+from spimm.kernels import Dynamics, dispatch, lif, list_backends, norm_lif, use_backend
+
+
+def run_child(code: str, *arguments: str, isa: str = "") -> subprocess.CompletedProcess[str]:
+    """Runs code in another Python, with the same package (-P: not one that lies in this folder)."""
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    environment = {**os.environ, "SPIMM_CPU_ISA": isa, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", "-c", code, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -92,17 +100,17 @@ def test_double_precision_runs_on_the_reference_and_never_on_the_named_cpu_backe
         norm_lif(x, weight, weight, Dynamics())
 
 
-def test_without_the_extension_the_reason_is_told_and_auto_runs_the_reference(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(cpu, "extension", lambda: "there is no extension")
-    monkeypatch.setattr(dispatch, "_logged", set())
-    x = torch.ones(2, 3)
-    with caplog.at_level(logging.INFO, "spimm.kernels"):
-        lif(x, Dynamics())
-    assert caplog.messages == ["lif runs on backend reference"]
-    with pytest.raises(RuntimeError, match="there is no extension"):
-        lif(x, Dynamics(), backend="cpu")
+def test_without_the_extension_the_reason_is_told_and_auto_runs_the_reference() -> None:
+    child = run_child(
+        "import logging, sys, torch; sys.modules['spimm.kernels._cpu'] = None; logging.basicConfig(level='INFO'); "
+        "from spimm.kernels import Dynamics, lif; x = torch.ones(2, 3); "
+        "lif(x, Dynamics()); lif(x, Dynamics(), backend='cpu')"
+    )
+    assert "lif runs on backend reference" in child.stderr
+    last = child.stderr.splitlines()[-1]
+    assert last.startswith(
+        "RuntimeError: backend 'cpu' of 'lif' cannot serve this call: the compiled extension could not"
+    )
 
 
 def test_every_op_prefers_the_compiled_backend_and_ends_with_the_reference() -> None:
@@ -111,18 +119,10 @@ def test_every_op_prefers_the_compiled_backend_and_ends_with_the_reference() -> 
         assert list_backends(op)[-1] == "reference"
 
 
-def run_with_isa(isa: str, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    environment = {**os.environ, "SPIMM_CPU_ISA": isa, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    code = f"from spimm.kernels.cpu import extension; {code}"
-    command = [sys.executable, "-P", "-c", code, *arguments]  # -P: the package tested here, not one in this folder
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-
 @functools.cache
 def runnable_builds() -> str:
     """What the extension says when it is asked for a build that does not exist."""
-    return run_with_isa("none", "extension().isa()").stderr.splitlines()[-1]
+    return run_child("from spimm.kernels.cpu import extension; extension().isa()", isa="none").stderr.splitlines()[-1]
 
 
 def test_an_unknown_instruction_set_is_refused_with_those_that_run() -> None:
@@ -135,11 +135,12 @@ def test_every_build_that_this_processor_runs_agrees_with_the_reference(isa: str
     if isa not in runnable_builds():
         pytest.skip(f"{isa} does not run here ({runnable_builds()})")
     folder = Path(__file__).parent
-    child = run_with_isa(
-        isa,
-        f"import sys, pytest; assert extension().isa() == {isa!r}; sys.exit(pytest.main(sys.argv[1:]))",
+    child = run_child(
+        "import sys, pytest; from spimm.kernels.cpu import extension; "
+        f"assert extension().isa() == {isa!r}; sys.exit(pytest.main(sys.argv[1:]))",
         *("-p", "no:cacheprovider", "-x", "-k", "agrees_with_the_reference and cpu"),
         *(str(folder / name) for name in ("test_lif.py", "test_norm_lif.py")),
+        isa=isa,
     )
     assert child.returncode == 0, child.stdout[-3000:] + child.stderr[-1000:]
     assert "passed" in child.stdout

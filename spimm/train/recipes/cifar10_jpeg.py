@@ -17,7 +17,7 @@ RECIPE = Recipe(
     model_options={"num_steps": 4},
     data="npz:cifar10_jpeg.npz",
     augment=Augment(pad=4, flip=True),
-    epochs=7,
+    epochs=6,
     batch_size=64,
     lr=2e-3,
     warmup_epochs=1,
