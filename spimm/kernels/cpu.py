@@ -1,6 +1,5 @@
 """What the compiled CPU ops share: layout rules, addresses, and the call of the extension."""
 
-import functools
 import importlib
 from typing import Any, NamedTuple
 
@@ -9,10 +8,10 @@ from torch import Tensor
 
 from spimm.kernels.dynamics import Dynamics
 
+NUM_SHAPES = 6  # of csrc/kernels.h
 STORAGE = {torch.float32: 0, torch.bfloat16: 1}
 
 
-@functools.cache
 def _load() -> tuple[Any, str | None]:
     try:
         return importlib.import_module("spimm.kernels._cpu"), None
@@ -20,18 +19,24 @@ def _load() -> tuple[Any, str | None]:
         return None, f"the compiled extension could not be imported ({error}); reinstall spimm with a C++20 compiler"
 
 
+_extension, _problem = _load()
+
+
 def extension() -> Any:
     """The compiled module; `unsupported` tells beforehand whether there is one."""
-    return _load()[0]
+    return _extension
 
 
-def unsupported(x: Tensor, *_: object, **__: object) -> str | None:
-    """Why the compiled ops cannot serve an input like x, or None."""
+def unsupported(x: Tensor, *settings: object, **_: object) -> str | None:
+    """Why the compiled ops cannot serve a call, or None."""
     if x.device.type != "cpu":
         return f"it needs CPU tensors, x is on {x.device}"
     if x.dtype not in STORAGE:
         return f"it stores float32 or bfloat16, x is {str(x.dtype).removeprefix('torch.')}"
-    return _load()[1]
+    for setting in settings:
+        if isinstance(setting, Dynamics) and not 0 <= setting.surrogate.shape < NUM_SHAPES:
+            return f"it does not know the shape {setting.surrogate.shape} of {setting.surrogate}"
+    return _problem
 
 
 class NeuronCode(NamedTuple):
@@ -77,5 +82,4 @@ def num_threads() -> int:
 
 def cpu_isa() -> str:
     """Instruction set of the compiled kernels in use (avx512, avx2 or baseline), or why there are none."""
-    module, problem = _load()
-    return problem or module.isa()
+    return _problem or _extension.isa()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from spimm.layers.conv import ConvNormNeuron
-from spimm.layers.shortcut import NeuronFn, Shortcut, entry, exit_neuron
+from spimm.layers.shortcut import NeuronFn, Shortcut, exit_neuron
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class SPEDS(nn.Module):
             raise ValueError(f"embedding width is {dim}; this form needs a multiple of {max(form.divisors)}")
         widths = [in_chans, *(dim // divisor for divisor in form.divisors)]
         last = len(form.pools) - 1
-        self.entry = entry(shortcut, neuron_fn) if form.tap == 0 else nn.Identity()
+        self.entry = neuron_fn() if shortcut == "membrane" and form.tap == 0 else None
         self.units = nn.ModuleList(
             ConvNormNeuron(
                 widths[i],
@@ -82,9 +82,11 @@ class SPEDS(nn.Module):
         )
 
     def forward(self, x: Tensor, num_steps: int | None = None) -> Tensor:
-        x = tapped = self.entry(x)
+        if self.entry is not None:
+            x, num_steps = self.entry(x, num_steps), None
+        tapped, tapped_steps = x, num_steps
         for index, unit in enumerate(self.units):
             if index == self.tap:
-                tapped = x
-            x = unit(x, num_steps if index == 0 else None)
-        return x if self.shortcut is None else x + self.shortcut(tapped)
+                tapped, tapped_steps = x, num_steps
+            x, num_steps = unit(x, num_steps), None
+        return x if self.shortcut is None else x + self.shortcut(tapped, tapped_steps)

@@ -46,7 +46,9 @@ def load_official(
     """
     family = model_card(name).family
     official = FORMATS[family]
-    tensors = _strip(_read(state_dict_or_path))
+    where = "" if isinstance(state_dict_or_path, Mapping) else f" ({state_dict_or_path})"
+    source = f"the checkpoint for {name}{where}"
+    tensors = _strip(_read(state_dict_or_path), source)
     if num_classes is None and "head.weight" in tensors:
         num_classes = len(tensors["head.weight"])
     if legacy:
@@ -55,7 +57,7 @@ def load_official(
     floating = [value.dtype for value in tensors.values() if value.is_floating_point()]
     if floating:
         model = model.to(floating[0])
-    load_state(model, _translate(model, tensors, official), f"the checkpoint for {name}")
+    load_state(model, _translate(model, tensors, official), source)
     return model.eval()
 
 
@@ -82,13 +84,13 @@ def _read(source: Mapping[str, Tensor] | str | Path) -> Mapping[str, Any]:
     return found
 
 
-def _strip(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+def _strip(tensors: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     for wrapper in ("model", "state_dict", "module"):
         if isinstance(tensors.get(wrapper), Mapping):
             tensors = tensors[wrapper]
     foreign = [key for key, value in tensors.items() if not isinstance(value, Tensor)]
     if foreign:
-        raise ValueError(f"the checkpoint's entries are not all tensors: {', '.join(map(str, foreign[:8]))}")
+        raise ValueError(f"{source}: not all entries are tensors: {', '.join(map(str, foreign[:8]))}")
     return {key.removeprefix("module."): value for key, value in tensors.items()}
 
 
@@ -101,6 +103,11 @@ def _translate(model: nn.Module, tensors: dict[str, Tensor], official: OfficialF
         parts = [rest.pop(name) for name in theirs if name in rest]
         if len(parts) < len(theirs):
             continue
+        if len({part.shape[1:] for part in parts}) > 1:
+            shapes = ", ".join(f"{name} {tuple(part.shape)}" for name, part in zip(theirs, parts, strict=True))
+            raise ValueError(
+                f"wrong-shaped keys of the checkpoint, which should differ in the first size only: {shapes}"
+            )
         joined = torch.cat(parts) if len(parts) > 1 and parts[0].dim() else parts[0]
         if joined.dim() < own[key].dim() and joined.numel() == own[key].numel():
             joined = joined.reshape(own[key].shape)  # Conv1d weights [O, I, 1] of 1x1 convolutions

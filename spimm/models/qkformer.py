@@ -75,8 +75,13 @@ class QKFormerConfig:
                 raise ValueError(f"unknown patch form {form!r}; wanted one of {', '.join(PATCH_FORMS)}")
         if self.embed_dim % 2 ** (stages - 1):
             raise ValueError(f"embed_dim is {self.embed_dim}; {stages} stages need a multiple of {2 ** (stages - 1)}")
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps is {self.num_steps}; wanted at least 1")
+        for label in ("embed_dim", "num_heads", "num_steps", "in_chans"):
+            if getattr(self, label) < 1:
+                raise ValueError(f"{label} is {getattr(self, label)}; wanted at least 1")
+        if min(self.depths) < 0:
+            raise ValueError(f"depths are {self.depths}; wanted 0 or more blocks in each stage")
+        if not self.mlp_ratio > 0:
+            raise ValueError(f"mlp_ratio is {self.mlp_ratio}; wanted more than 0")
 
     def neuron_fn(self, kind: str | None = None, *, threshold: float = 1.0) -> Neuron:
         """A new neuron with these settings."""
@@ -160,7 +165,7 @@ class QKFormer(nn.Module):
         x = steps
         maps: dict[int, Tensor] = {}
         for index, stage in enumerate(self.stages):
-            if intermediates_only and index > max(wanted):
+            if intermediates_only and index > max(wanted, default=-1):
                 break
             x = maps[index] = stage(x, num_steps if index == 0 else None)
         chosen = [maps[index] for index in wanted]
@@ -174,7 +179,9 @@ class QKFormer(nn.Module):
         """[T, B, D, H', W'] -> logits [B, num_classes]: mean over space and time, then linear."""
         dtype = torch.promote_types(features.dtype, torch.float32)
         pooled = features.mean((-2, -1), dtype=dtype).mean(0)
-        return pooled if pre_logits else self.head(pooled)
+        if pre_logits or isinstance(self.head, nn.Identity):
+            return pooled
+        return self.head(pooled.to(next(self.head.parameters()).dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))

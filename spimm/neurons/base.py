@@ -26,8 +26,9 @@ class Neuron(nn.Module, abc.ABC):
         learn_threshold: bool = False,
     ):
         super().__init__()
-        if v_reset is not None and not threshold > v_reset:
-            raise ValueError(f"threshold is {threshold}; it must lie above v_reset, which is {v_reset}")
+        rest = 0.0 if v_reset is None else v_reset
+        if not threshold > rest:
+            raise ValueError(f"threshold is {threshold}; it must lie above the potential at rest, which is {rest}")
         self.threshold = nn.Parameter(torch.tensor(float(threshold))) if learn_threshold else float(threshold)
         self.v_reset = v_reset
         self.detach_reset = detach_reset

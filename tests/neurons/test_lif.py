@@ -149,7 +149,7 @@ def test_neurons_are_made_by_name() -> None:
         (lambda: LIF(0.5), r"tau is 0.5; wanted at least 1"),
         (lambda: LIF(math.nan), r"tau is nan"),
         (lambda: PLIF(1.0), r"tau is 1.0; wanted more than 1"),
-        (lambda: LIF(threshold=0.0), r"threshold is 0.0; it must lie above v_reset, which is 0.0"),
+        (lambda: LIF(threshold=0.0), r"threshold is 0.0; it must lie above the potential at rest, which is 0.0"),
         (lambda: LIF(threshold=-0.5, v_reset=-0.5), r"threshold is -0.5"),
         (lambda: IF(threshold=0.0, v_reset=None), r"threshold is 0.0"),
     ],

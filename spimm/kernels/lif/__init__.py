@@ -26,8 +26,9 @@ def lif(
 
 def steps_of(x: Tensor, num_steps: int | None) -> int:
     """The number of time steps of a call, checked against x: [T or 1, ...]."""
-    steps = len(x) if num_steps is None else num_steps
-    if x.dim() < 1 or steps < 1 or len(x) not in (1, steps):
+    found = len(x) if x.dim() else 0
+    steps = found if num_steps is None else num_steps
+    if steps < 1 or found not in (1, steps):
         raise ValueError(
             f"x has shape {tuple(x.shape)} and num_steps is {num_steps}; wanted [T, ...] or [1, ...], T >= 1"
         )

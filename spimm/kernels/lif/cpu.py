@@ -26,10 +26,8 @@ def lif(x: Tensor, dynamics: Dynamics, v: Tensor | None = None, *, num_steps: in
 
 
 def _dense_steps(x: Tensor) -> Tensor:
-    """x itself if each step is a dense block and steps follow one another, else a contiguous copy."""
-    step = x[0]
-    dense = torch.ops.aten.is_non_overlapping_and_dense(step) and (len(x) == 1 or x.stride(0) == step.numel())
-    return x if dense else x.contiguous()
+    """x itself if it is contiguous or channels-last, step after step, else a contiguous copy."""
+    return x if x.is_contiguous() or (x.dim() > 3 and x.movedim(2, -1).is_contiguous()) else x.contiguous()
 
 
 def _like_step(v: Tensor, x: Tensor) -> Tensor:

@@ -33,6 +33,8 @@ def norm_lif(
     num_steps = steps_of(x, num_steps)
     if x.dim() < 3:
         raise ValueError(f"x has shape {tuple(x.shape)}; wanted [T, B, C, ...]")
+    if x.numel() == 0 and mean is None:
+        raise ValueError(f"x of shape {tuple(x.shape)} is empty; statistics of the batch need values")
     for name, tensor in (("weight", weight), ("bias", bias), ("mean", mean), ("variance", variance)):
         if tensor is not None and tensor.shape != (x.shape[2],):
             raise ValueError(
