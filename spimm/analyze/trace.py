@@ -131,7 +131,7 @@ class Trace:
     def table(self) -> Table:
         """One row a layer, for a terminal."""
         table = Table(title=f"{self.model}: {self.samples} samples, {self.num_steps} steps")
-        table.add_column("layer", overflow="fold")
+        table.add_column("layer", no_wrap=True)
         for heading in ("kind", "output", "steps", "Mop / step", "input ≠ 0", "mean |input|", "firing rate", "silent"):
             table.add_column(heading, justify="right")
         for entry in self.layers:

@@ -182,7 +182,7 @@ class PeerQKFormer(nn.Module):
         return self.head(self.stages(x).flatten(3).mean(3).mean(0))
 
 
-_RENAMED = {".0.branch.": ".attention.", ".1.branch.expand.": ".mlp.0.", ".1.branch.contract.": ".mlp.1."}
+_RENAMED = {".attention.branch.": ".attention.", ".mlp.branch.expand.": ".mlp.0.", ".mlp.branch.contract.": ".mlp.1."}
 
 
 def peer_tensors(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 
 from spimm.analyze import analyze as analyze_model
 from spimm.analyze import plot, save_plot
+from spimm.cli.console import wide_console
 from spimm.cli.subject import load_subject
 
 
@@ -50,7 +50,7 @@ def analyze(
     )  # fmt: skip
     batches = (inputs for inputs, _ in islice(subject.test_loader().iterate(0), -(-images // batch)))
     result = analyze_model(subject.model, batches, model_name=subject.recipe.model, first_layer_steps=first_layer_steps)
-    console = Console()
+    console = wide_console()
     console.print(result.trace.table())
     for report in (result.energy, result.integer_energy):
         console.print(report.table())

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 
+from spimm.cli.console import wide_console
 from spimm.cli.subject import load_subject
 from spimm.tasks import Classify
 from spimm.train import evaluate as evaluate_model
@@ -48,7 +48,7 @@ def evaluate(
     if as_json:
         print(json.dumps({"data": subject.recipe.data, "model": subject.recipe.model, **metrics}))
         return
-    Console().print(
+    wide_console().print(
         f"{subject.recipe.model} on {subject.data.name}: top-1 {metrics['top1']:.2f} %, top-5 {metrics['top5']:.2f} %, "
         f"loss {metrics['loss']:.4f}, {metrics['images']} test images"
     )

@@ -6,10 +6,10 @@ import platform
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from spimm import __version__
+from spimm.cli.console import wide_console
 from spimm.kernels import cpu_isa, list_backends
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors", "spikingjelly")
@@ -29,7 +29,7 @@ def info() -> None:
     for op in ("lif", "norm_lif"):
         table.add_row(f"backends of {op}", ", ".join(list_backends(op)))
     table.add_row("CUDA", torch.cuda.get_device_name() if torch.cuda.is_available() else "none")
-    Console().print(table)
+    wide_console().print(table)
 
 
 def _version(package: str) -> str:

@@ -3,9 +3,9 @@
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
+from spimm.cli.console import wide_console
 from spimm.models import list_models, model_card
 
 
@@ -26,4 +26,4 @@ def models(pattern: Annotated[str, tyro.conf.Positional] = "*") -> None:
         size = " x ".join(map(str, card.input_size))
         row = (name, f"{card.params:,}", size, card.num_steps, card.num_classes, card.recipe or "-", card.note)
         table.add_row(*map(str, row))
-    Console().print(table)
+    wide_console().print(table)

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from spimm.analyze import analyze, plot, save_plot
+from spimm.cli.console import wide_console
 from spimm.cli.subject import load_subject
 from spimm.tasks import Classify
 from spimm.train import apply_overrides, evaluate, load_recipe, train
@@ -25,7 +25,7 @@ def quickstart(
         changes: settings of the recipe 'digits' to change, as key=value.
         out: folder for the run, its figure and its numbers.
     """
-    console, started = Console(), time.perf_counter()
+    console, started = wide_console(), time.perf_counter()
     recipe = apply_overrides(load_recipe("digits"), changes)
     console.print(f"training {recipe.model} on {recipe.data}, T = {recipe.model_options.get('num_steps', 4)}")
     if not train(recipe, out).completed:

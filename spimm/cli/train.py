@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from spimm import train as training
+from spimm.cli.console import wide_console
 
 
 def train(
@@ -30,7 +30,7 @@ def train(
         show: print the recipe with its changes and stop.
     """
     settings = training.apply_overrides(training.load_recipe(recipe), changes)
-    console = Console()
+    console = wide_console()
     if show:
         console.print(training.describe_recipe(recipe), settings)
         return 0

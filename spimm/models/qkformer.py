@@ -91,38 +91,45 @@ class QKFormerConfig:
         return create_neuron(kind, threshold=threshold, surrogate=surrogate, detach_reset=self.detach_reset, **leak)
 
 
+class Block(nn.Module):
+    """Attention and MLP, each with its shortcut. x: [T, B, dim, H, W] -> same."""
+
+    def __init__(self, kind: str, dim: int, config: QKFormerConfig):
+        super().__init__()
+        neuron_fn, shortcut = config.neuron_fn, config.shortcut
+        attention = qk_attention(
+            kind,
+            dim,
+            config.num_heads,
+            neuron_fn=neuron_fn,
+            attention_neuron_fn=partial(neuron_fn, config.attention_neuron),
+            last_neuron=exit_neuron(shortcut, neuron_fn),
+            merge_scale=config.merge_scale,
+            legacy=config.legacy,
+        )
+        hidden, last_neuron = int(dim * config.mlp_ratio), exit_neuron(shortcut, neuron_fn)
+        mlp = SpikingMLP(dim, hidden, neuron=neuron_fn(), last_neuron=last_neuron)
+        self.attention = Residual(attention, shortcut=shortcut, neuron_fn=neuron_fn)
+        self.mlp = Residual(mlp, shortcut=shortcut, neuron_fn=neuron_fn)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mlp(self.attention(x))
+
+
 class Stage(nn.Module):
     """Patch embedding and blocks of one resolution. x: [T, B, C, H, W] -> [T, B, dim, H / stride, W / stride]."""
 
     def __init__(self, index: int, in_chans: int, dim: int, config: QKFormerConfig):
         super().__init__()
-        neuron_fn, shortcut = config.neuron_fn, config.shortcut
         self.embed = SPEDS(
             in_chans,
             dim,
             PATCH_FORMS[config.patch_forms[index]],
-            shortcut=shortcut,
-            neuron_fn=neuron_fn,
+            shortcut=config.shortcut,
+            neuron_fn=config.neuron_fn,
             deformed_shortcut=config.deformed_shortcut,
         )
-        residual = partial(Residual, shortcut=shortcut, neuron_fn=neuron_fn)
-        blocks = []
-        for _ in range(config.depths[index]):
-            attention = qk_attention(
-                config.attention[index],
-                dim,
-                config.num_heads,
-                neuron_fn=neuron_fn,
-                attention_neuron_fn=partial(neuron_fn, config.attention_neuron),
-                last_neuron=exit_neuron(shortcut, neuron_fn),
-                merge_scale=config.merge_scale,
-                legacy=config.legacy,
-            )
-            mlp = SpikingMLP(
-                dim, int(dim * config.mlp_ratio), neuron=neuron_fn(), last_neuron=exit_neuron(shortcut, neuron_fn)
-            )
-            blocks.append(nn.Sequential(residual(attention), residual(mlp)))
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = nn.Sequential(*(Block(config.attention[index], dim, config) for _ in range(config.depths[index])))
 
     def forward(self, x: Tensor, num_steps: int | None = None) -> Tensor:
         return self.blocks(self.embed(x, num_steps))

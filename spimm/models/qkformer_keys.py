@@ -45,11 +45,11 @@ def unit_names(model: QKFormer) -> dict[str, list[str]]:
             attention = {"qkta": "tssa", "qkca": "tssa", "ssa": "attn" if first == "imagenet" else "ssa"}[kind]
             ours, theirs_block = f"stages.{i}.blocks.{j}", f"stage{i + 1}.{j}"
             branches = "qkv" if kind == "ssa" else "qk"
-            names[f"{ours}.0.branch.qkv"] = [f"{theirs_block}.{attention}.{branch}" for branch in branches]
-            names[f"{ours}.0.branch.core"] = [f"{theirs_block}.{attention}.attn"]
-            names[f"{ours}.0.branch.proj"] = [f"{theirs_block}.{attention}.proj"]
-            names[f"{ours}.1.branch.expand"] = [f"{theirs_block}.mlp.mlp1"]
-            names[f"{ours}.1.branch.contract"] = [f"{theirs_block}.mlp.mlp2"]
+            names[f"{ours}.attention.branch.qkv"] = [f"{theirs_block}.{attention}.{branch}" for branch in branches]
+            names[f"{ours}.attention.branch.core"] = [f"{theirs_block}.{attention}.attn"]
+            names[f"{ours}.attention.branch.proj"] = [f"{theirs_block}.{attention}.proj"]
+            names[f"{ours}.mlp.branch.expand"] = [f"{theirs_block}.mlp.mlp1"]
+            names[f"{ours}.mlp.branch.contract"] = [f"{theirs_block}.mlp.mlp2"]
     return names
 
 

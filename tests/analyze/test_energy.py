@@ -93,7 +93,7 @@ def test_integers_count_once_or_as_many_spikes() -> None:
 
 def test_spiking_attention_counts_k_alone_or_pairs_of_k_and_v(firing: Build) -> None:
     trace = traced(firing(), torch.rand(4, 1, 8, 8))
-    name = "stages.2.blocks.0.0.branch.core"
+    name = "stages.2.blocks.0.attention.branch.core"
     layer = trace.layer(name)
     single, paired = (energy(trace, count_integers=False, paired=flag) for flag in (False, True))
     dense = layer.products[0].dense * 4

@@ -112,12 +112,12 @@ def test_recorded_rates_are_those_of_the_tensors(firing: Build) -> None:
 def test_joined_steps_are_put_back_in_their_place(firing: Build) -> None:
     model, x = firing(legacy=True), torch.rand(3, 1, 8, 8)
     seen: dict[str, Tensor] = {}
-    attention = model.stages[2].blocks[0][0].branch
+    attention = model.stages[2].blocks[0].attention.branch
     attention.register_forward_hook(lambda module, args, output: seen.update(attention=output))
     attention.proj.register_forward_hook(lambda module, args, output: seen.update(unit=output))
     trace = traced(model, x)
     assert seen["unit"].shape[:2] == (12, 1)  # [T*B, 1, ...]
-    neuron, conv = (trace.layer(f"stages.2.blocks.0.0.branch.proj.{part}") for part in ("neuron", "conv"))
+    neuron, conv = (trace.layer(f"stages.2.blocks.0.attention.branch.proj.{part}") for part in ("neuron", "conv"))
     assert (neuron.steps, conv.steps) == (4, 4)
     assert neuron.step_rates == pytest.approx(seen["attention"].mean((1, 2, 3, 4)).tolist(), rel=1e-6)
     assert len(set(neuron.step_rates)) > 1
@@ -284,9 +284,9 @@ def _layers(trace: Trace, ending: str) -> list[Layer]:
 def test_the_stream_holds_0_to_2_behind_an_embedding_and_0_to_4_behind_a_block(firing: Build) -> None:
     trace = traced(firing(depths=(2, 1, 1)), torch.rand(4, 1, 8, 8))
     for name, highest in (
-        ("stages.0.blocks.0.0.branch.qkv.conv", 2),
-        ("stages.0.blocks.0.1.branch.expand.conv", 3),
-        ("stages.0.blocks.1.0.branch.qkv.conv", 4),
+        ("stages.0.blocks.0.attention.branch.qkv.conv", 2),
+        ("stages.0.blocks.0.mlp.branch.expand.conv", 3),
+        ("stages.0.blocks.1.attention.branch.qkv.conv", 4),
         ("stages.1.embed.units.0.conv", 6),
     ):
         stream = trace.layer(name).input("x")

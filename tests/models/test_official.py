@@ -125,7 +125,7 @@ def test_missing_unexpected_and_wrong_shaped_keys_are_listed() -> None:
         spimm.load_official("qkformer_4_384_cifar", tensors, **TINY)
     message = str(caught.value)
     assert "the checkpoint for qkformer_4_384_cifar does not fit" in message
-    assert "missing: stages.0.blocks.0.0.branch.qkv.conv.weight" in message
+    assert "missing: stages.0.blocks.0.attention.branch.qkv.conv.weight" in message
     assert "unexpected: stage9.weight" in message
     assert "wrong-shaped: stages.0.embed.units.0.norm.bias (5,), wanted (2,)" in message
 
