@@ -46,7 +46,7 @@ def test_a_trained_run_is_evaluated(run, capsys):
 
 def test_a_trained_run_is_analyzed_into_a_folder(run, tmp_path, capsys):
     assert main(["analyze", str(run), "--images", "20", "--out", str(tmp_path / "report")]) == 0
-    assert "firing rate" in capsys.readouterr().out
+    assert "energy per sample" in capsys.readouterr().out
     names = {path.name for path in (tmp_path / "report").iterdir()}
     assert names == {"trace.json", "energy.json", "energy_integers.json", "analysis.png"}
 

@@ -1,8 +1,8 @@
 """A small QKFormer (0.43 M parameters, T = 4) on MNIST, from torchvision's files or an `mnist.npz` in the data folder.
 
 Command: SPIMM_DATA=FOLDER spimm train mnist
-Cost: not measured yet
-Expected: not measured yet
+Cost: 5.3 minutes an epoch on one core of an AMD EPYC with AVX-512 (200 images/s while the other core was busy)
+Expected: 99.49 % top-1 on the 10,000 test images after 7 epochs (seed 0; docs/results/mnist)
 """
 
 from spimm.data import Augment
