@@ -38,10 +38,12 @@ struct Tiling {
     }
 };
 
-// Asks for the same tile of memory one tile further on: tiles of the T steps lie too far apart for the processor to guess.
-template <class S> static void prefetch_tile(const void *from, int64_t begin, int64_t n) {
+// Asks for what follows a tile in memory: tiles of the T steps lie too far apart for the processor to guess, and a store
+// that misses waits for its line.
+template <class S, bool to_write = false> static void prefetch_next(const void *from, int64_t begin, int64_t n) {
     const char *next = reinterpret_cast<const char *>(static_cast<const S *>(from) + begin + n);
-    for (int64_t offset = 0; offset < n * static_cast<int64_t>(sizeof(S)); offset += 64) __builtin_prefetch(next + offset, 0, 2);
+    for (int64_t offset = 0; offset < n * static_cast<int64_t>(sizeof(S)); offset += 64)
+        __builtin_prefetch(next + offset, to_write ? 1 : 0, 2);
 }
 
 template <class S> static void load_tile(const void *from, int64_t begin, float *__restrict values, int64_t n) {
@@ -102,7 +104,8 @@ static void forward(const Forward &io, const Neuron &neuron, const Extent &exten
             for (int64_t t = 0; t < extent.num_steps; ++t) {
                 const NeuronInput<S, has_norm, has_residual> z(io.x, io.residual, scale.data(), shift.data(), extent, begin, t);
                 S *__restrict spikes = static_cast<S *>(io.spikes) + begin + t * plane;
-                prefetch_tile<S>(z.x, 0, n);
+                prefetch_next<S>(z.x, 0, n);
+                prefetch_next<S, true>(spikes, 0, n);
                 for (int64_t i = 0; i < n; ++i) {
                     const float h = decay * v[i] + gain * z[i];
                     spikes[i] = store<S>(h >= threshold ? 1.0f : 0.0f);
@@ -218,7 +221,7 @@ static void backward(const Backward &io, const Neuron &neuron, const Extent &ext
             for (int64_t t = 0; t < T; ++t) {
                 float *__restrict h = h_tiles.data() + t * size;
                 const auto z = input_at(t);
-                prefetch_tile<S>(z.x, 0, n);
+                prefetch_next<S>(z.x, 0, n);
                 for (int64_t i = 0; i < n; ++i) {
                     h[i] = decay * v[i] + gain * z[i];
                     v[i] = after_reset(h[i], threshold, soft);
@@ -230,7 +233,8 @@ static void backward(const Backward &io, const Neuron &neuron, const Extent &ext
             for (int64_t t = T - 1; t >= 0; --t) {
                 const float *__restrict h = h_tiles.data() + t * size;
                 load_tile<S>(io.grad_spikes, begin + t * plane, grad_s, n);
-                prefetch_tile<S>(io.grad_spikes, begin + t * plane, n);
+                prefetch_next<S>(io.grad_spikes, begin + t * plane, n);
+                if (!extent.x_shared) prefetch_next<S, true>(io.grad_x, begin + t * plane, n);
 
                 if (learns) {
                     const auto z = input_at(t);

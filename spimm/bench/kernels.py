@@ -53,19 +53,14 @@ class Side:
         self.op, self.x, self.grad, self.precision = op, x.requires_grad_(), grad, precision
         self.leaves = dict(zip(LEAVES, (x, *parameters), strict=False))
         self.spikes: Tensor | None = None
+        self.gradients: dict[str, Tensor] = {}
 
     def __call__(self) -> None:
-        self.spikes = None
-        for leaf in self.leaves.values():
-            leaf.grad = None
+        self.spikes, self.gradients = None, {}
         with compute_in(self.precision):
             spikes = self.op(self.x)
-        spikes.backward(self.grad)
-        self.spikes = spikes.detach()
-
-    @property
-    def gradients(self) -> dict[str, Tensor]:
-        return {name: leaf.grad for name, leaf in self.leaves.items() if leaf.grad is not None}
+        found = torch.autograd.grad(spikes, list(self.leaves.values()), self.grad)  # as inside a network: no .grad of x
+        self.spikes, self.gradients = spikes.detach(), dict(zip(self.leaves, found, strict=True))
 
 
 @dataclass(frozen=True)
