@@ -4,8 +4,8 @@ The data is an `.npz` of JPEG images (`cifar10_jpeg.npz` in the data folder), wh
 compare with those of the original images. `data=cifar10` trains on torchvision's.
 
 Command: SPIMM_DATA=FOLDER spimm train cifar10_jpeg
-Cost: not measured yet
-Expected: not measured yet
+Cost: 31 minutes on one core of an AMD EPYC with AVX-512 (190 images/s when nothing else runs there)
+Expected: 68.79 % top-1 on the 10,000 test images after 6 epochs (seed 0; docs/results/cifar10_jpeg), still rising
 """
 
 from spimm.data import Augment
