@@ -2,25 +2,19 @@
 
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
 from spimm.analyze import analyze as analyze_model
 from spimm.analyze import plot, save_plot
 from spimm.cli.console import wide_console
-from spimm.cli.subject import load_subject
+from spimm.cli.subject import SubjectOptions
 
 
 def analyze(
-    run: Annotated[Path | None, tyro.conf.Positional] = None,
-    model: str | None = None,
-    weights: Path | None = None,
-    data: str | None = None,
-    data_dir: Path | None = None,
-    which: Literal["best", "last"] = "best",
+    subject: tyro.conf.OmitArgPrefixes[SubjectOptions],
     images: int = 256,
-    num_steps: int | None = None,
     first_layer_steps: Literal["once", "each"] = "once",
     out: Path | None = None,
 ) -> None:
@@ -30,26 +24,17 @@ def analyze(
     and a value of n as n spikes.
 
     Args:
-        run: folder that 'spimm train' wrote.
-        model: a model by name, in place of a run; random weights unless --weights.
-        weights: safetensors file for '--model'.
-        data: data set; by default the run's, or digits.
-        data_dir: folder with the data sets; the environment variable SPIMM_DATA by default.
-        which: the run's best or last checkpoint.
+        subject: what to analyze.
         images: test images to record.
-        num_steps: time steps, if not those of training.
         first_layer_steps: count the first convolution of a static image once or at each step.
         out: folder for trace.json, energy.json, energy_integers.json and analysis.png.
     """
     if images < 1:
         raise ValueError(f"images is {images}; wanted at least 1")
     batch = min(images, 64)
-    subject = load_subject(
-        run, model=model, weights=weights, data=data, data_dir=data_dir, which=which, batch_size=batch,
-        num_steps=num_steps,
-    )  # fmt: skip
-    batches = (inputs for inputs, _ in islice(subject.test_loader().iterate(0), -(-images // batch)))
-    result = analyze_model(subject.model, batches, model_name=subject.recipe.model, first_layer_steps=first_layer_steps)
+    loaded = subject.load(batch)
+    batches = (inputs for inputs, _ in islice(loaded.test_loader().iterate(0), -(-images // batch)))
+    result = analyze_model(loaded.model, batches, model_name=loaded.recipe.model, first_layer_steps=first_layer_steps)
     console = wide_console()
     console.print(result.trace.table())
     for report in (result.energy, result.integer_energy):

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from spimm.analyze import analyze, plot, save_plot
 from spimm.cli.console import wide_console
-from spimm.cli.subject import load_subject
+from spimm.cli.subject import SubjectOptions
 from spimm.tasks import Classify
 from spimm.train import apply_overrides, evaluate, load_recipe, train
 
@@ -30,9 +30,7 @@ def quickstart(
     console.print(f"training {recipe.model} on {recipe.data}, T = {recipe.model_options.get('num_steps', 4)}")
     if not train(recipe, out).completed:
         return 130
-    subject = load_subject(
-        out, model=None, weights=None, data=None, data_dir=None, which="last", batch_size=128, num_steps=None
-    )
+    subject = SubjectOptions(run=out, which="last").load(batch_size=128)
     metrics = evaluate(subject.model, subject.test_loader(), Classify(subject.data.num_classes))
     result = analyze(subject.model, (images for images, _ in subject.test_loader().iterate(0)), model_name=recipe.model)
     figure = save_plot(plot(result.trace, result.energy), out / "quickstart.png")

@@ -1,8 +1,10 @@
-"""What `eval` and `analyze` work on: the model and data of a training run, or a model by name."""
+"""What `eval`, `analyze` and `quickstart` work on: the model and data of a training run, or a model by name."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import tyro
 from torch import nn
 
 from spimm.data import ImageData, Loader, load_data
@@ -23,35 +25,44 @@ class Subject:
         return build_loader(self.recipe, self.data, train=False)
 
 
-def load_subject(
-    run: Path | None,
-    *,
-    model: str | None,
-    weights: Path | None,
-    data: str | None,
-    data_dir: Path | None,
-    which: str,
-    batch_size: int,
-    num_steps: int | None,
-) -> Subject:
-    """The run's model and data, or the named model with `weights` (random without) on `data`.
+@dataclass(frozen=True)
+class SubjectOptions:
+    """A run's folder, or --model with or without --weights."""
 
-    Raises ValueError unless exactly one of run and model is given.
-    """
-    if (run is None) == (model is None):
-        raise ValueError("give either the folder of a training run or --model NAME")
-    options = {} if num_steps is None else {"num_steps": num_steps}
-    if run is not None:
-        recipe, network = load_run(run, which=which, model_options=options)
-        recipe = replace(recipe, data=data or recipe.data, batch_size=batch_size)
-        images = load_data(recipe.data, data_dir=data_dir, image_size=recipe.image_size)
-    else:
-        assert model is not None
-        card = model_card(model)
-        spec = data or "digits"
-        images = load_data(spec, data_dir=data_dir, image_size=card.input_size[-1])
-        recipe = Recipe(model=model, data=spec, model_options=options, batch_size=batch_size)
+    run: Annotated[Path | None, tyro.conf.Positional] = None
+    """folder that 'spimm train' wrote"""
+    model: str | None = None
+    """a model by name, in place of a run; random weights unless --weights"""
+    weights: Path | None = None
+    """safetensors file for --model"""
+    data: str | None = None
+    """data set; by default the run's, or digits"""
+    data_dir: Path | None = None
+    """folder with the data sets; the environment variable SPIMM_DATA by default"""
+    which: Literal["best", "last"] = "best"
+    """the run's best or last checkpoint"""
+    num_steps: int | None = None
+    """time steps, if not those of training"""
+
+    def load(self, batch_size: int) -> Subject:
+        """The model and its data. Raises ValueError unless exactly one of run and model is given."""
+        if (self.run is None) == (self.model is None):
+            raise ValueError("give either the folder of a training run or --model NAME")
+        options = {} if self.num_steps is None else {"num_steps": self.num_steps}
+        subject = self._named(self.model, options) if self.model is not None else self._trained(options)
+        return replace(subject, recipe=replace(subject.recipe, batch_size=batch_size))
+
+    def _trained(self, options: dict[str, Any]) -> Subject:
+        assert self.run is not None
+        recipe, network = load_run(self.run, which=self.which, model_options=options)
+        recipe = replace(recipe, data=self.data or recipe.data)
+        images = load_data(recipe.data, data_dir=self.data_dir, image_size=recipe.image_size)
+        return Subject(network.eval(), recipe, images)
+
+    def _named(self, name: str, options: dict[str, Any]) -> Subject:
+        recipe = Recipe(model=name, data=self.data or "digits", model_options=options)
+        images = load_data(recipe.data, data_dir=self.data_dir, image_size=model_card(name).input_size[-1])
         network = build_model(recipe, images)
-        if weights is not None:
-            load_weights(network, weights)
-    return Subject(network.eval(), recipe, images)
+        if self.weights is not None:
+            load_weights(network, self.weights)
+        return Subject(network.eval(), recipe, images)

@@ -1,6 +1,6 @@
 """Networks small enough to count by hand, and a QKFormer whose neurons fire."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,12 +12,8 @@ from spimm.neurons import IF
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small networks run no faster on more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def every_test_runs_on(one_thread: None) -> None:
+    """One thread."""
 
 
 class CountableNet(nn.Module):

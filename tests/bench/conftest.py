@@ -1,14 +1,8 @@
 """Threads cost more than they bring on work as small as this."""
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def every_test_runs_on(one_thread: None) -> None:
+    """One thread."""

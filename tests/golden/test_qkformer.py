@@ -2,7 +2,6 @@
 
 import functools
 import warnings
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -69,12 +68,8 @@ def run(mode: str) -> Run:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Convolutions in float64 gain nothing from a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def every_test_runs_on(one_thread: None) -> None:
+    """One thread."""
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])

@@ -1,7 +1,7 @@
 """A tiny data set and network on which a whole training run takes a fraction of a second."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -50,12 +50,8 @@ def signal_at(step: int, number: int) -> TinyNet:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads cost more than they bring on work as small as this."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def every_test_runs_on(one_thread: None) -> None:
+    """One thread."""
 
 
 @pytest.fixture(scope="session")
