@@ -2,7 +2,8 @@
 
 Facts about the format: embeddings are patch_embed{i} with conv and norm pairs `proj*_conv`, `proj*_bn`, numbered in a
 way that depends on the data set; blocks are stage{i}.{j} with attention `tssa` (token) or `ssa` (`attn` in the ImageNet
-form); q, k and v have convolutions of their own.
+form); q, k and v have convolutions of their own; the layers of the MLP are `mlp1` and `mlp2` (`fc1` and `fc2` in the
+ImageNet form).
 """
 
 from collections.abc import Iterator, Mapping
@@ -48,8 +49,9 @@ def unit_names(model: QKFormer) -> dict[str, list[str]]:
             names[f"{ours}.attention.branch.qkv"] = [f"{theirs_block}.{attention}.{branch}" for branch in branches]
             names[f"{ours}.attention.branch.core"] = [f"{theirs_block}.{attention}.attn"]
             names[f"{ours}.attention.branch.proj"] = [f"{theirs_block}.{attention}.proj"]
-            names[f"{ours}.mlp.branch.expand"] = [f"{theirs_block}.mlp.mlp1"]
-            names[f"{ours}.mlp.branch.contract"] = [f"{theirs_block}.mlp.mlp2"]
+            layer = "fc" if first == "imagenet" else "mlp"
+            names[f"{ours}.mlp.branch.expand"] = [f"{theirs_block}.mlp.{layer}1"]
+            names[f"{ours}.mlp.branch.contract"] = [f"{theirs_block}.mlp.{layer}2"]
     return names
 
 

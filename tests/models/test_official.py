@@ -53,8 +53,8 @@ def test_every_weight_has_its_place_and_none_is_named_twice(name: str) -> None:
         (
             "qkformer_10_384",
             ["patch_embed1.proj2_conv.weight", "patch_embed2.proj3_conv.weight", "stage3.6.attn.v_conv.weight",
-             "stage2.1.tssa.k_bn.bias"],
-            ["stage3.0.ssa.q_conv.weight", "stage3.7.attn.q_conv.weight"],
+             "stage2.1.tssa.k_bn.bias", "stage1.0.mlp.fc1_conv.bias"],
+            ["stage3.0.ssa.q_conv.weight", "stage3.7.attn.q_conv.weight", "stage1.0.mlp.mlp1_conv.weight"],
         ),
         (
             "qkformer_2_256_dvs",
