@@ -17,7 +17,7 @@ from spimm.models.weights import load_state, read_safetensors
 class OfficialFormat(NamedTuple):
     """How one family's published checkpoints are read."""
 
-    key_map: Callable[[Any, Mapping[str, Tensor]], dict[str, list[str]]]
+    key_map: Callable[[Any], dict[str, list[str]]]
     """Our key -> the authors' keys, whose tensors are joined along the first dimension in that order."""
     legacy_warning: str
     """What `legacy=True` reproduces."""
@@ -63,7 +63,7 @@ def load_official(
 
 def official_keys(model: nn.Module, family: str = "qkformer") -> dict[str, list[str]]:
     """Our key -> the authors' keys that are joined to make it."""
-    return FORMATS[family].key_map(model, {})
+    return FORMATS[family].key_map(model)
 
 
 def _read(source: Mapping[str, Tensor] | str | Path) -> Mapping[str, Any]:
@@ -99,7 +99,7 @@ def _translate(model: nn.Module, tensors: dict[str, Tensor], official: OfficialF
     own = model.state_dict()
     rest = dict(tensors)
     translated: dict[str, Tensor] = {}
-    for key, theirs in official.key_map(model, tensors).items():
+    for key, theirs in official.key_map(model).items():
         parts = [rest.pop(name) for name in theirs if name in rest]
         if len(parts) < len(theirs):
             continue

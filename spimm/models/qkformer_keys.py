@@ -6,9 +6,7 @@ form); q, k and v have convolutions of their own; the layers of the MLP are `mlp
 ImageNet form).
 """
 
-from collections.abc import Iterator, Mapping
-
-from torch import Tensor
+from collections.abc import Iterator
 
 from spimm.models.qkformer import QKFormer
 
@@ -55,7 +53,7 @@ def unit_names(model: QKFormer) -> dict[str, list[str]]:
     return names
 
 
-def key_map(model: QKFormer, tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
+def key_map(model: QKFormer) -> dict[str, list[str]]:
     """Our key -> the authors' keys whose tensors, joined along the first dimension, make it."""
     own = model.state_dict()
     return {ours: theirs for ours, theirs in _pairs(model) if ours in own}
