@@ -1,6 +1,5 @@
 """Small models, big ones without memory, and one thread."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,13 +10,9 @@ import spimm
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads cost more than they bring on work as small as this."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def every_test_runs_on(one_thread: None) -> None:
+    """One thread and one seed."""
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 def tiny(**options: Any) -> nn.Module:
