@@ -1,7 +1,7 @@
 // ds/du of every surrogate, u = h - threshold. Equations and sources: spimm/surrogate.py.
 #pragma once
 
-#include "kernels.h"
+#include "lif.h"
 #include "vector_math.h"
 
 namespace spimm {

@@ -1,67 +1,14 @@
 // Charge, fire, reset with optional batch normalisation in front, forward and backward. Compiled once per instruction set.
 //
-// The elements of one time step are cut into tiles that stay in the nearest cache. A tile runs through all time steps, so
-// that x is read once, spikes are written once and potentials never reach memory. Per-channel values are repeated along
-// the tile, which turns every inner loop into one flat vector loop whatever the number of channels.
-#include "kernels.h"
+// A tile of one step's elements runs through all time steps, so that x is read once, spikes are written once and potentials
+// never reach memory.
+#include "lif.h"
 #include "surrogates.h"
-#include "vector_math.h"
-
-#include <algorithm>
-#include <cstring>
-#include <vector>
+#include "tiles.h"
 
 #include <omp.h>
 
-#define SPIMM_STRING_(x) #x
-#define SPIMM_STRING(x) SPIMM_STRING_(x)
-
 namespace spimm::SPIMM_ISA {
-
-constexpr int64_t tile_target = 1024;  // elements: a float tile is 4 KB
-
-struct Tiling {
-    int64_t channels, rows, rows_per_tile, num_tiles, size;
-
-    explicit Tiling(const Extent &extent)
-        : channels(extent.channels), rows(extent.rows),
-          rows_per_tile(std::min(std::max<int64_t>(1, tile_target / extent.channels), std::max<int64_t>(1, extent.rows))),
-          num_tiles((extent.rows + rows_per_tile - 1) / rows_per_tile), size(rows_per_tile * extent.channels) {}
-
-    int64_t begin(int64_t tile) const { return tile * size; }
-    int64_t length(int64_t tile) const { return std::min(size, rows * channels - begin(tile)); }
-
-    std::vector<float> repeat(const float *per_channel) const {
-        std::vector<float> repeated(per_channel == nullptr ? 0 : size);
-        for (size_t row = 0; row < repeated.size(); row += channels) std::copy_n(per_channel, channels, repeated.data() + row);
-        return repeated;
-    }
-};
-
-// Asks for what follows a tile in memory: tiles of the T steps lie too far apart for the processor to guess, and a store
-// that misses waits for its line.
-template <class S, bool to_write = false> static void prefetch_next(const void *from, int64_t begin, int64_t n) {
-    const char *next = reinterpret_cast<const char *>(static_cast<const S *>(from) + begin + n);
-    for (int64_t offset = 0; offset < n * static_cast<int64_t>(sizeof(S)); offset += 64)
-        __builtin_prefetch(next + offset, to_write ? 1 : 0, 2);
-}
-
-template <class S> static void load_tile(const void *from, int64_t begin, float *__restrict values, int64_t n) {
-    const S *__restrict in = static_cast<const S *>(from) + begin;
-    for (int64_t i = 0; i < n; ++i) values[i] = load(in[i]);
-}
-
-template <class S> static void load_state(const void *from, int64_t begin, float *v, int64_t n) {
-    if (from == nullptr)
-        std::memset(v, 0, n * sizeof(float));
-    else
-        load_tile<S>(from, begin, v, n);
-}
-
-template <class S> static void store_tile(const float *__restrict values, void *to, int64_t begin, int64_t n) {
-    S *__restrict out = static_cast<S *>(to) + begin;
-    for (int64_t i = 0; i < n; ++i) out[i] = store<S>(values[i]);
-}
 
 // The inputs of the neurons, z = scale x + shift + residual, of one tile of one step.
 template <class S, bool has_norm, bool has_residual> struct NeuronInput {
@@ -89,7 +36,7 @@ static inline float after_reset(float h, float threshold, bool soft) {
 
 template <class S, bool has_norm, bool has_residual, bool soft>
 static void forward(const Forward &io, const Neuron &neuron, const Extent &extent, int num_threads) {
-    const Tiling tiling(extent);
+    const Tiling tiling(extent.rows, extent.channels);
     const int64_t plane = extent.rows * extent.channels;
     const std::vector<float> scale = tiling.repeat(io.scale), shift = tiling.repeat(io.shift);
     const float decay = neuron.decay, gain = neuron.gain, threshold = neuron.threshold;
@@ -115,39 +62,6 @@ static void forward(const Forward &io, const Neuron &neuron, const Extent &exten
             if (io.v_end != nullptr) store_tile<S>(v, io.v_end, begin, n);
         }
     }
-}
-
-// Sums over tiles in float, moved every few tiles to `buckets` sums in double (element i belongs to bucket i % buckets).
-struct TileSum {
-    std::vector<float> tile;
-    std::vector<double> total;
-    int64_t pending = 0;
-
-    TileSum(int64_t size, int64_t buckets) : tile(buckets == 0 ? 0 : size, 0.0f), total(buckets, 0.0) {}
-    void flush() {
-        const size_t buckets = total.size();
-        for (size_t row = 0; row < tile.size(); row += buckets)
-            for (size_t b = 0; b < buckets; ++b) total[b] += tile[row + b];
-        std::fill(tile.begin(), tile.end(), 0.0f);
-        pending = 0;
-    }
-    void end_of_tile() {
-        if (++pending == 64) flush();
-    }
-};
-
-static void append(std::vector<double> &to, TileSum &sum) {
-    sum.flush();
-    to.insert(to.end(), sum.total.begin(), sum.total.end());
-}
-
-static std::vector<double> add_up(const std::vector<std::vector<double>> &parts) {
-    std::vector<double> total;
-    for (const std::vector<double> &part : parts) {
-        if (total.size() < part.size()) total.resize(part.size(), 0.0);
-        for (size_t i = 0; i < part.size(); ++i) total[i] += part[i];
-    }
-    return total;
 }
 
 // One step back in time over a tile: from the gradients of the spikes and of the potential after the reset to those of
@@ -193,7 +107,7 @@ static void coefficient_gradients(const Neuron &neuron, const float *__restrict 
 
 template <class S, bool has_norm, bool has_residual, bool soft>
 static void backward(const Backward &io, const Neuron &neuron, const Extent &extent, int num_threads) {
-    const Tiling tiling(extent);
+    const Tiling tiling(extent.rows, extent.channels);
     const int64_t channels = extent.channels, plane = extent.rows * channels, T = extent.num_steps, size = tiling.size;
     const std::vector<float> scale = tiling.repeat(io.scale), shift = tiling.repeat(io.shift);
     const std::vector<float> mean = tiling.repeat(io.mean), rstd = tiling.repeat(io.rstd);
@@ -288,7 +202,7 @@ static void backward(const Backward &io, const Neuron &neuron, const Extent &ext
         linear[c] = static_cast<float>(slope);
         constant[c] = static_cast<float>(-io.scale[c] * io.grad_bias[c] / x_rows - slope * io.mean[c]);
     }
-    const Tiling all_rows({1, x_rows, channels, false});
+    const Tiling all_rows(x_rows, channels);
     const std::vector<float> k0_tile = all_rows.repeat(io.scale), k1_tile = all_rows.repeat(constant.data()),
                              k2_tile = all_rows.repeat(linear.data());
 #pragma omp parallel for schedule(static) num_threads(num_threads)
@@ -305,7 +219,7 @@ static void backward(const Backward &io, const Neuron &neuron, const Extent &ext
 // E[x^2] - E[x]^2 free of cancellation when the mean is large against the spread.
 template <class S>
 static void channel_moments(const S *x, int64_t rows, int64_t channels, double *mean, double *variance, int num_threads) {
-    const Tiling tiling({1, rows, channels, false});
+    const Tiling tiling(rows, channels);
     std::vector<float> first(channels);
     for (int64_t c = 0; c < channels; ++c) first[c] = load(x[c]);
     const std::vector<float> origin_tile = tiling.repeat(first.data());
@@ -385,7 +299,7 @@ static void any_backward(Storage storage, const Backward &io, const Neuron &neur
                                 : backward_for<bfloat16>(io, neuron, extent, num_threads);
 }
 
-extern const Kernels table;
-const Kernels table{SPIMM_STRING(SPIMM_ISA), any_moments, any_forward, any_backward};
+extern const LifKernels lif_kernels;
+const LifKernels lif_kernels{any_moments, any_forward, any_backward};
 
 }  // namespace spimm::SPIMM_ISA

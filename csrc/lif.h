@@ -1,0 +1,52 @@
+// Charge, fire, reset, with optional batch normalisation in front: the plain structs that cross the border to Python.
+#pragma once
+
+#include "storage.h"
+
+namespace spimm {
+
+// Shapes of surrogate derivatives; the numbers are those of spimm/surrogate.py.
+enum class Shape : int { sigmoid = 0, atan = 1, rectangle = 2, triangle = 3, fast_sigmoid = 4, gaussian = 5 };
+
+// h = decay v + gain z;  s = [h >= threshold];  hard reset: v = (1 - s) h;  soft reset: v = h - threshold s.
+// Potentials are measured from the reset potential, so that a hard reset is always to 0.
+struct Neuron {
+    float decay, gain, threshold;
+    bool soft_reset, detach_reset;
+    Shape shape;
+    float surrogate_a, surrogate_b;
+};
+
+// Arrays are [num_steps, rows, channels], channels fastest. `x_shared`: x has one step, used at every step.
+// Without normalisation the channels carry no meaning: callers then pass rows = all elements of a step, channels = 1.
+struct Extent {
+    int64_t num_steps, rows, channels;
+    bool x_shared;
+};
+
+// z = scale x + shift + residual. Any pointer but x and spikes may be null: no normalisation, no residual, rest, not wanted.
+struct Forward {
+    const void *x, *residual, *v0;
+    const float *scale, *shift;
+    void *spikes, *v_end;
+};
+
+// `mean` and `rstd` give xhat = (x - mean) rstd. grad_weight and grad_bias hold one value per channel;
+// grad_coefficients is that of (decay, gain, threshold). Null pointers as in Forward.
+struct Backward {
+    const void *x, *residual, *v0;
+    const float *scale, *shift, *mean, *rstd;
+    bool batch_statistics;  // the gradient also flows through mean and variance
+    const void *grad_spikes, *grad_v_end;
+    void *grad_x, *grad_residual, *grad_v0;
+    double *grad_weight, *grad_bias, *grad_coefficients;
+};
+
+struct LifKernels {
+    void (*channel_moments)(Storage, const void *x, int64_t rows, int64_t channels, double *mean, double *variance,
+                            int num_threads);
+    void (*forward)(Storage, const Forward &, const Neuron &, const Extent &, int num_threads);
+    void (*backward)(Storage, const Backward &, const Neuron &, const Extent &, int num_threads);
+};
+
+}  // namespace spimm

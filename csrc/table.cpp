@@ -1,0 +1,14 @@
+// The kernels of one instruction set.
+#include "kernels.h"
+
+#define SPIMM_STRING_(x) #x
+#define SPIMM_STRING(x) SPIMM_STRING_(x)
+
+namespace spimm::SPIMM_ISA {
+
+extern const LifKernels lif_kernels;
+
+extern const Kernels table;
+const Kernels table{SPIMM_STRING(SPIMM_ISA), &lif_kernels};
+
+}  // namespace spimm::SPIMM_ISA
