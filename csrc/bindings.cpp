@@ -2,8 +2,10 @@
 #include "bindings.h"
 
 void bind_lif(nb::module_ &);
+void bind_spike_conv(nb::module_ &);
 
 NB_MODULE(_cpu, m) {
     m.def("isa", [] { return spimm::kernels().name; });
     bind_lif(m);
+    bind_spike_conv(m);
 }

@@ -3,12 +3,14 @@
 #pragma once
 
 #include "lif.h"
+#include "spike_conv.h"
 
 namespace spimm {
 
 struct Kernels {
     const char *name;
     const LifKernels *lif;
+    const SpikeConvKernels *spike_conv;
 };
 
 // The fastest build that this processor runs, or the one named by the environment variable SPIMM_CPU_ISA.

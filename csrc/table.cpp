@@ -7,8 +7,9 @@
 namespace spimm::SPIMM_ISA {
 
 extern const LifKernels lif_kernels;
+extern const SpikeConvKernels spike_conv_kernels;
 
 extern const Kernels table;
-const Kernels table{SPIMM_STRING(SPIMM_ISA), &lif_kernels};
+const Kernels table{SPIMM_STRING(SPIMM_ISA), &lif_kernels, &spike_conv_kernels};
 
 }  // namespace spimm::SPIMM_ISA
