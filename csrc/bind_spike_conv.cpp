@@ -20,14 +20,21 @@ void bind_spike_conv(nb::module_ &m) {
     m.def("spike_conv_forward", [](int storage, ConvExtentValues extent, int num_threads, Address x, Address weight, Address bias,
                                    Address y) {
         nb::gil_scoped_release release;
-        spimm::kernels().spike_conv->forward(static_cast<spimm::Storage>(storage), at(x), at<float>(weight), at<float>(bias),
+        spimm::kernels().spike_conv->forward(static_cast<spimm::Storage>(storage), at(x), at(weight), at<float>(bias),
                                              at(y), extent_of(extent), num_threads);
+    });
+
+    m.def("spike_conv_lif_forward", [](int storage, NeuronValues neuron, ConvExtentValues extent, int64_t num_steps, bool x_shared,
+                                       int num_threads, Address x, Address weight, Address bias, Address added, Address spikes) {
+        nb::gil_scoped_release release;
+        spimm::kernels().spike_conv->forward_lif(static_cast<spimm::Storage>(storage), at(x), at(weight), at<float>(bias), at(added),
+                                                 at(spikes), neuron_of(neuron), extent_of(extent), num_steps, x_shared, num_threads);
     });
 
     m.def("spike_conv_grad_weight", [](int storage, ConvExtentValues extent, int num_threads, Address x, Address grad_y,
                                        Address grad_weight) {
         nb::gil_scoped_release release;
-        spimm::kernels().spike_conv->grad_weight(static_cast<spimm::Storage>(storage), at(x), at(grad_y), at<float>(grad_weight),
+        spimm::kernels().spike_conv->grad_weight(static_cast<spimm::Storage>(storage), at(x), at(grad_y), at(grad_weight),
                                                  extent_of(extent), num_threads);
     });
 }

@@ -3,9 +3,19 @@
 
 void bind_lif(nb::module_ &);
 void bind_spike_conv(nb::module_ &);
+void bind_pack(nb::module_ &);
+void bind_pool(nb::module_ &);
+void bind_masks(nb::module_ &);
+void bind_multi_lif(nb::module_ &);
+void bind_spike_attention(nb::module_ &);
 
 NB_MODULE(_cpu, m) {
     m.def("isa", [] { return spimm::kernels().name; });
     bind_lif(m);
     bind_spike_conv(m);
+    bind_pack(m);
+    bind_pool(m);
+    bind_masks(m);
+    bind_multi_lif(m);
+    bind_spike_attention(m);
 }

@@ -3,6 +3,11 @@
 #pragma once
 
 #include "lif.h"
+#include "masks.h"
+#include "multi_lif.h"
+#include "pack.h"
+#include "pool.h"
+#include "spike_attention.h"
 #include "spike_conv.h"
 
 namespace spimm {
@@ -11,6 +16,11 @@ struct Kernels {
     const char *name;
     const LifKernels *lif;
     const SpikeConvKernels *spike_conv;
+    const PackKernels *pack;
+    const PoolKernels *pool;
+    const MaskKernels *masks;
+    const MultiLifKernels *multi_lif;
+    const AttentionKernels *spike_attention;
 };
 
 // The fastest build that this processor runs, or the one named by the environment variable SPIMM_CPU_ISA.

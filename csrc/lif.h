@@ -24,22 +24,32 @@ struct Extent {
     bool x_shared;
 };
 
-// z = scale x + shift + residual. Any pointer but x and spikes may be null: no normalisation, no residual, rest, not wanted.
-struct Forward {
-    const void *x, *residual, *v0;
-    const float *scale, *shift;
-    void *spikes, *v_end;
+// weight (x - mean) / sqrt(variance + eps) + bias; weight null: none. With statistics of the batch the forward pass
+// writes mean and (biased) variance, and the gradient also flows through them.
+struct Norm {
+    const float *weight, *bias;
+    float *mean, *variance;
+    float eps;
+    bool of_batch;
 };
 
-// `mean` and `rstd` give xhat = (x - mean) rstd. grad_weight and grad_bias hold one value per channel;
-// grad_coefficients is that of (decay, gain, threshold). Null pointers as in Forward.
+// z = Norm(x) + residual, spikes = LIF(z) + added. Any pointer but x and spikes may be null: no residual, nothing added,
+// from rest, not wanted. Where the membrane is wanted, z is what was stored there.
+struct Forward {
+    const void *x, *residual, *added, *v0;
+    Norm norm;
+    void *spikes, *v_end, *membrane;
+};
+
+// With `membrane`, z is read from there and the residual is not. grad_weight and grad_bias hold one value per channel;
+// grad_coefficients is that of (decay, gain, threshold). Null pointers as in Forward; gradients: zero, or not wanted.
 struct Backward {
-    const void *x, *residual, *v0;
-    const float *scale, *shift, *mean, *rstd;
-    bool batch_statistics;  // the gradient also flows through mean and variance
-    const void *grad_spikes, *grad_v_end;
+    const void *x, *residual, *membrane, *v0;
+    Norm norm;
+    const void *grad_spikes, *grad_v_end, *grad_membrane;
     void *grad_x, *grad_residual, *grad_v0;
-    double *grad_weight, *grad_bias, *grad_coefficients;
+    float *grad_weight, *grad_bias;
+    double *grad_coefficients;
 };
 
 struct LifKernels {

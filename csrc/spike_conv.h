@@ -1,7 +1,7 @@
 // Convolutions that add a row of weights for each spike and skip the zeros, and the weight gradient on the same principle.
 #pragma once
 
-#include "storage.h"
+#include "lif.h"
 
 namespace spimm {
 
@@ -14,10 +14,14 @@ struct ConvExtent {
 struct SpikeConvKernels {
     // Non-zero values of x among about `sample` of them, evenly spread, as a share of those looked at.
     double (*density)(Storage, const void *x, int64_t size, int64_t sample);
-    // weight is [kernel, kernel, in, out] in float; bias [out] or null.
-    void (*forward)(Storage, const void *x, const float *weight, const float *bias, void *y, const ConvExtent &, int num_threads);
-    // grad_weight is [in, kernel, kernel, out] in float.
-    void (*grad_weight)(Storage, const void *x, const void *grad_y, float *grad_weight, const ConvExtent &, int num_threads);
+    // weight is [out, kernel, kernel, in], stored as x; bias [out] in float, or null.
+    void (*forward)(Storage, const void *x, const void *weight, const float *bias, void *y, const ConvExtent &, int num_threads);
+    // LIF(convolution) + added, from rest, without gradients: x is [num_steps, images, ...], or one step for all, and no
+    // potential reaches memory. added and spikes are [num_steps, images, height, width, out]; bias and added may be null.
+    void (*forward_lif)(Storage, const void *x, const void *weight, const float *bias, const void *added, void *spikes,
+                        const Neuron &, const ConvExtent &, int64_t num_steps, bool x_shared, int num_threads);
+    // grad_weight is [out, kernel, kernel, in], stored as x.
+    void (*grad_weight)(Storage, const void *x, const void *grad_y, void *grad_weight, const ConvExtent &, int num_threads);
 };
 
 }  // namespace spimm

@@ -2,27 +2,29 @@
 #pragma once
 
 #include "lif.h"
-#include "vector_math.h"
+#include "vectors.h"
 
-namespace spimm {
+namespace spimm::SPIMM_ISA {
 
-template <Shape shape> inline float surrogate_derivative(float u, float a, float b) {
+// V: float, or a vector of floats.
+template <Shape shape, class V> inline V surrogate_derivative(V u, float a, float b) {
+    const V zero{}, far = zero + 1e15f;  // the square of what is limited to `far` has a reciprocal
     if constexpr (shape == Shape::sigmoid) {  // a s (1 - s), s = 1 / (1 + exp(-a u)), is even: exp(-a |u|) serves both sides
-        const float e = exp_of_negative(-a * absolute(u));
-        return a * e / ((1.0f + e) * (1.0f + e));
+        const V e = power_of_two(absolute(u) * (-1.44269504f * a)), r = reciprocal(1.0f + e);
+        return (a * e) * (r * r);
     } else if constexpr (shape == Shape::atan) {
-        const float w = 1.57079632679f * a * u;
-        return 0.5f * a / (1.0f + w * w);
+        const V w = absolute(u * (1.57079632679f * a)), limited = w > far ? far : w;
+        return (0.5f * a) * reciprocal(1.0f + limited * limited);
     } else if constexpr (shape == Shape::rectangle) {  // height a, half-width b
-        return absolute(u) < b ? a : 0.0f;
+        return absolute(u) < zero + b ? zero + a : zero;
     } else if constexpr (shape == Shape::triangle) {  // height a, half-width b
-        const float w = a - absolute(u) * (a / b);
-        return w > 0.0f ? w : 0.0f;
+        const V w = a - absolute(u) * (a / b);
+        return w > zero ? w : zero;
     } else if constexpr (shape == Shape::fast_sigmoid) {
-        const float d = 1.0f + a * absolute(u);
-        return 1.0f / (d * d);
+        const V w = absolute(u) * a, limited = w > far ? far : w, r = reciprocal(1.0f + limited);
+        return r * r;
     } else {  // Gaussian: density of N(0, a^2)
-        return 0.39894228f / a * exp_of_negative(-0.5f / (a * a) * u * u);
+        return (0.39894228f / a) * power_of_two(u * u * (-0.5f * 1.44269504f / (a * a)));
     }
 }
 
@@ -38,4 +40,4 @@ template <class F> inline void with_shape(Shape shape, const F &f) {
     }
 }
 
-}  // namespace spimm
+}  // namespace spimm::SPIMM_ISA

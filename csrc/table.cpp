@@ -8,8 +8,14 @@ namespace spimm::SPIMM_ISA {
 
 extern const LifKernels lif_kernels;
 extern const SpikeConvKernels spike_conv_kernels;
+extern const PackKernels pack_kernels;
+extern const PoolKernels pool_kernels;
+extern const MaskKernels mask_kernels;
+extern const MultiLifKernels multi_lif_kernels;
+extern const AttentionKernels spike_attention_kernels;
 
 extern const Kernels table;
-const Kernels table{SPIMM_STRING(SPIMM_ISA), &lif_kernels, &spike_conv_kernels};
+const Kernels table{SPIMM_STRING(SPIMM_ISA), &lif_kernels, &spike_conv_kernels, &pack_kernels, &pool_kernels, &mask_kernels,
+                    &multi_lif_kernels, &spike_attention_kernels};
 
 }  // namespace spimm::SPIMM_ISA

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 namespace spimm::SPIMM_ISA {
@@ -17,10 +18,16 @@ constexpr int64_t tile_target = 1024;  // elements: a float tile is 4 KB
 struct Tiling {
     int64_t channels, rows, rows_per_tile, num_tiles, size;
 
-    Tiling(int64_t rows, int64_t channels)
+    // The size is a multiple of `multiple` where that takes no more than a few tiles' worth of rows.
+    Tiling(int64_t rows, int64_t channels, int64_t multiple = 1)
         : channels(channels), rows(rows),
-          rows_per_tile(std::min(std::max<int64_t>(1, tile_target / channels), std::max<int64_t>(1, rows))),
+          rows_per_tile(std::min(rows_for(channels, multiple), std::max<int64_t>(1, rows))),
           num_tiles((rows + rows_per_tile - 1) / rows_per_tile), size(rows_per_tile * channels) {}
+
+    static int64_t rows_for(int64_t channels, int64_t multiple) {
+        const int64_t wanted = std::max<int64_t>(1, tile_target / channels), period = multiple / std::gcd(channels, multiple);
+        return period * channels > 4 * tile_target ? wanted : std::max(period, wanted / period * period);
+    }
 
     int64_t begin(int64_t tile) const { return tile * size; }
     int64_t length(int64_t tile) const { return std::min(size, rows * channels - begin(tile)); }
@@ -73,6 +80,17 @@ struct TileSum {
     }
     void end_of_tile() {
         if (++pending == 64) flush();
+    }
+};
+
+// The tiles of one thread: a range of its own, walked upwards or downwards.
+struct Share {
+    int64_t first, last;
+
+    Share(int64_t num_tiles, int thread, int num_threads)
+        : first(num_tiles * thread / num_threads), last(num_tiles * (thread + 1) / num_threads) {}
+    template <class F> void walk(bool downwards, const F &visit) const {
+        for (int64_t i = first; i < last; ++i) visit(downwards ? first + last - 1 - i : i);
     }
 };
 

@@ -1,4 +1,4 @@
-// Scalar functions that compilers turn into vector code: no branches, no library calls.
+// Arithmetic on floats and on vectors of floats alike: no branches, no library calls.
 #pragma once
 
 #include <bit>
@@ -19,25 +19,29 @@ template <> inline bfloat16 store<bfloat16>(float value) {  // round to nearest 
     return {static_cast<uint16_t>(value != value ? 0x7fc0u : rounded)};
 }
 
-// exp(x) for x <= 0 to about 2 units in the last place: exp(x) = 2^n exp(r), |r| <= ln(2)/2, Taylor to degree 7.
-inline float exp_of_negative(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves the rounded integer in the low mantissa bits
-    const float shifted = x * 1.44269504f + magic;
-    const float n = shifted - magic;
-    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    float p = 1.98412698e-4f;
-    p = p * r + 1.38888889e-3f;
-    p = p * r + 8.33333333e-3f;
-    p = p * r + 4.16666667e-2f;
-    p = p * r + 1.66666667e-1f;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    const uint32_t exponent = (std::bit_cast<uint32_t>(shifted) << 23) + 0x3f800000u;
-    return p * std::bit_cast<float>(exponent);
+template <class V> struct IntegersOf { using type = decltype(V{} < V{}); };  // of a vector: as wide as its floats
+template <> struct IntegersOf<float> { using type = int32_t; };
+
+template <class V> inline V absolute(V x) {
+    using Integers = typename IntegersOf<V>::type;
+    return std::bit_cast<V>(std::bit_cast<Integers>(x) & 0x7fffffff);
 }
 
-inline float absolute(float x) { return x < 0.0f ? -x : x; }
+// 2^x for x <= 0 to about 2 units in the last place: 2^n p(x - n), n the nearest integer, p minimax of degree 5.
+// Below 2^-125 it stays there; NaN stays NaN.
+template <class V> inline V power_of_two(V x) {
+    using Integers = typename IntegersOf<V>::type;
+    const V lowest = V{} - 125.0f, magic = V{} + 12582912.0f;  // 1.5 * 2^23: adding it leaves n in the low mantissa bits
+    x = x < lowest ? lowest : x;
+    const V shifted = x + magic, f = x - (shifted - magic);
+    V p = f * 1.3276461e-3f + 9.6755410e-3f;
+    p = p * f + 5.5507135e-2f;
+    p = p * f + 2.4022120e-1f;
+    p = p * f + 6.9314694e-1f;
+    p = p * f + 1.0f;
+    return std::bit_cast<V>(std::bit_cast<Integers>(p) + (std::bit_cast<Integers>(shifted) << 23));
+}
+
+template <class V> inline V exp_of_negative(V x) { return power_of_two(x * 1.44269504f); }
 
 }  // namespace spimm

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import spimm
+from spimm.bench import between_markers, list_cases, newest, render
 from spimm.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,3 +51,13 @@ def test_the_table_of_models_is_the_registry():
 def test_every_command_is_in_the_readme_or_its_help():
     shown = set(re.findall(r"^spimm (\w+)", blocks("sh")[1], flags=re.MULTILINE))
     assert shown | {"quickstart"} == set(COMMANDS)
+
+
+def test_the_benchmark_tables_are_made_of_the_records():
+    """`spimm bench --table benchmarks/results --into README.md` brings them up to date."""
+    assert between_markers(README) == render(newest(ROOT / "benchmarks" / "results"))
+
+
+def test_every_benchmark_is_explained():
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)) == {case.name for case in list_cases()}

@@ -3,7 +3,7 @@
 from spimm.analyze.constants import HOROWITZ_45NM, Constants
 from spimm.analyze.energy import FORMULAS, EnergyLine, EnergyReport, energy
 from spimm.analyze.measure import Analysis, analyze
-from spimm.analyze.ops import Probe, Work, channel_axes, probe
+from spimm.analyze.ops import Probe, Work, probe
 from spimm.analyze.plots import plot, save_plot
 from spimm.analyze.record import Recorder, record
 from spimm.analyze.trace import Input, Layer, Product, Trace
@@ -23,7 +23,6 @@ __all__ = [
     "Trace",
     "Work",
     "analyze",
-    "channel_axes",
     "energy",
     "plot",
     "probe",

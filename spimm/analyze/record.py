@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spimm.analyze.ops import Probe, channel_axes, probe
+from spimm.analyze.ops import Probe, probe
 from spimm.analyze.tally import LayerSums, count_spikes, sum_values
 from spimm.analyze.trace import Trace
 
@@ -39,14 +39,12 @@ class Recorder:
 
     def attach(self, model: nn.Module, hooks: contextlib.ExitStack) -> None:
         """Puts hooks on the model, for as long as `hooks` is open."""
-        modules = list(model.named_modules())
-        axes = {neuron: axis for _, module in modules for neuron, axis in channel_axes(module).items()}
         hooks.callback(model.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
-        for name, module in modules:
-            if (found := probe(module)) is not None:
+        for name, module in model.named_modules():
+            for found in probe(module):
                 label = (name + found.suffix).removeprefix(".") or self.model_name
-                measure = partial(self._measure, label, found, axes.get(module, 2))
-                hooks.callback(module.register_forward_hook(measure).remove)
+                measure = partial(self._measure, label, found)
+                hooks.callback(module.register_forward_hook(measure, with_kwargs=True).remove)
         hooks.callback(model.register_forward_hook(self._end).remove)
 
     @torch.no_grad()
@@ -59,14 +57,16 @@ class Recorder:
 
     @torch.no_grad()
     def _measure(
-        self, name: str, found: Probe, channel_axis: int, module: nn.Module, args: tuple[Any, ...], output: Tensor
+        self, name: str, found: Probe, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> None:
         if self._running is None:
             raise ValueError(f"layer {name!r} ran outside a call of {self.model_name}; call the model itself")
-        if len(args) < len(found.inputs):
-            raise ValueError(f"layer {name!r} was called with {len(args)} positional inputs; wanted {found.inputs}")
+        inputs = found.take(args, len(found.inputs))
+        if len(inputs) < len(found.inputs):
+            raise ValueError(f"layer {name!r} was called with {len(inputs)} positional inputs; wanted {found.inputs}")
+        given = found.result(args, kwargs, output)
         batch, is_neuron = self._input_shape[0], found.kind == "neuron"
-        *xs, y = (_unfold(x.detach(), batch, found.leading, name) for x in (*args[: len(found.inputs)], output))
+        *xs, y = (_unfold(x.detach(), batch, found.leading, name) for x in (*inputs, given))
         self._running[self._label(name)] = LayerSums(
             probe=found,
             input_shapes=tuple(tuple(x.shape[2:]) for x in xs) or (tuple(y.shape[2:]),),
@@ -75,8 +75,8 @@ class Recorder:
             samples=batch,
             values=tuple(sum_values(x, name) for x in xs),
             work=found.work(tuple(xs), y),
-            fired=count_spikes(y, channel_axis, name) if is_neuron else None,
-            places=y[0].numel() // y.shape[channel_axis] if is_neuron else 0,
+            fired=count_spikes(y, found.channel_axis, name) if is_neuron else None,
+            places=y[0].numel() // y.shape[found.channel_axis] if is_neuron else 0,
         )
 
     def _label(self, name: str) -> str:

@@ -9,16 +9,25 @@ class Mismatch(RuntimeError):
 
 
 def spike_parity(
-    spikes: Tensor, expected: Tensor, distance: Tensor, *, tolerance: float, allowed: float, what: str
+    spikes: Tensor,
+    expected: Tensor,
+    distance: Tensor,
+    *,
+    tolerance: float,
+    allowed: float,
+    what: str,
+    levels: int = 1,
 ) -> float:
     """Share of neurons that came so near to the threshold that rounding may have decided.
 
-    A threshold is a jump: spikes must be exactly 0 or 1 and equal up to the step at which `distance`, the true
-    potential minus the threshold, first falls within the tolerance. Such neurons are counted.
-    spikes, expected, distance: [T, ...]. Raises Mismatch for other values, unequal spikes, or a share over `allowed`.
+    A threshold is a jump: spikes must be exactly 0 or 1 (with `levels`, a whole number up to it) and equal up to the
+    step at which `distance`, the true potential minus the threshold, first falls within the tolerance. Such neurons are
+    counted. spikes, expected, distance: [T, ...]. Raises Mismatch for other values, unequal spikes, or a share over
+    `allowed`.
     """
-    if not ((spikes == 0) | (spikes == 1)).all():
-        raise Mismatch(f"{what}: some outputs are neither 0 nor 1")
+    if not ((spikes == spikes.round()) & (spikes >= 0) & (spikes <= levels)).all():
+        wanted = "neither 0 nor 1" if levels == 1 else f"no whole numbers from 0 to {levels}"
+        raise Mismatch(f"{what}: some outputs are {wanted}")
     decided = (distance.abs() > tolerance).cummin(0).values
     wrong = int(((spikes.double() != expected.double()) & decided).sum())
     if wrong:
@@ -29,15 +38,16 @@ def spike_parity(
     return undecided
 
 
-def near(actual: Tensor, expected: Tensor, *, tolerance: float, what: str) -> float:
-    """The Euclidean norm of the difference over that of `expected` (over 1 if that is 0).
+def near(actual: Tensor, expected: Tensor, *, tolerance: float, what: str, floor: float = 0.0) -> float:
+    """The Euclidean norm of the difference over that of `expected`, or `floor` if that is more, or 1 if both are 0.
 
     Raises Mismatch if it exceeds the tolerance or is nan, and for another shape.
     """
     if actual.shape != expected.shape:
         raise Mismatch(f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}")
     actual, expected = actual.double(), expected.double()
-    error = float(torch.linalg.vector_norm(actual - expected)) / (float(torch.linalg.vector_norm(expected)) or 1.0)
+    norm = max(float(torch.linalg.vector_norm(expected)), floor) or 1.0
+    error = float(torch.linalg.vector_norm(actual - expected)) / norm
     if not error <= tolerance:
         raise Mismatch(f"{what}: relative difference {error:.2e}; {tolerance:.0e} is allowed")
     return error

@@ -18,6 +18,8 @@ FEATURES = (
     "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm", "sve", "sve2",
 )  # fmt: skip
 
+PEERS = ("spikingjelly", "snntorch", "norse")
+
 
 def hardware() -> dict[str, Any]:
     """Processor, its cores and those that this process may use, and the instruction sets of torch and our extension."""
@@ -42,13 +44,20 @@ def slug(about: dict[str, Any]) -> str:
 
 
 def versions(*, peers: bool) -> dict[str, str | None]:
-    """Versions of Python and the libraries; SpikingJelly's if it takes part, else None."""
+    """Versions of Python and the libraries; None for a peer that takes no part or is not installed."""
     return {
         "spimm": spimm.__version__,
         "torch": torch.__version__,
-        "spikingjelly": importlib.metadata.version("spikingjelly") if peers else None,
+        **{peer: _installed(peer) if peers else None for peer in PEERS},
         "python": platform.python_version(),
     }
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def load_average() -> float | None:

@@ -1,8 +1,9 @@
-"""Cases of single ops: forward and backward of LIF alone and of batch norm + LIF.
+"""Cases of the two ops that every network is made of: LIF alone, and batch norm + LIF, forward and backward.
 
-Checked against the float64 reference on the same values, spikes and every gradient, and against the peer.
+Checked against the float64 reference on the same values, spikes and every gradient.
 """
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,159 +12,134 @@ import torch
 from torch import Tensor, nn
 
 from spimm.bench import peers
-from spimm.bench.agreement import near, spike_parity
-from spimm.bench.precision import PRECISIONS, compute_in
+from spimm.bench.ops import Distances, OpPlan, Side, Truth, channels_last, traffic
+from spimm.bench.precision import PRECISIONS
 from spimm.bench.registry import Options, Plan, Ratio, register_case
-from spimm.bench.timing import stopwatch
 from spimm.kernels.lif import reference as lif_reference
 from spimm.kernels.norm_lif import reference as norm_lif_reference
 from spimm.layers.norm import norm_neuron
 from spimm.neurons import LIF
-from spimm.surrogate import spike
 
-SHAPE = (4, 16, 96, 32, 32)  # [T, B, C, H, W]: the first stage of QKFormer 4-384 with 16 images of 32x32
+NORM_SHAPE = (4, 16, 96, 32, 32)  # [T, B, C, H, W]: the first stage of QKFormer 4-384 with 16 images of 32x32
+LIF_SHAPE = (4, 16, 96, 56, 56)
 QUICK_SHAPE = (2, 2, 5, 3, 4)
 INPUT_SCALE = 1.5
 EPS = 1e-5
-LEAVES: tuple[str, ...] = ("x", "weight", "bias")
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """Of potentials absolute, of gradients relative to their norm; `allowed` is a share of the neurons."""
-
-    potential: float
-    gradient: float
-    allowed: float
-
-
-# Our arithmetic is float32 whatever the storage; inputs that bfloat16 holds meet the threshold exactly more often.
-OURS = {"fp32": Tolerance(1e-5, 1e-4, 1e-3), "bf16": Tolerance(1e-5, 1e-2, 1e-2)}
-# The peer rounds the norm's output and the potentials to bfloat16: by up to 2^-5 below magnitude 16, of which half and,
-# of earlier steps, a quarter, an eighth, ... reach the next potential.
-PEER = {"fp32": OURS["fp32"], "bf16": Tolerance(2**-5, 0.1, 0.15)}
-
-
-class Side:
-    """Forward and backward of one op on inputs of its own. `spikes` and `gradients` are those of the last call."""
-
-    def __init__(
-        self, op: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor, parameters: list[Tensor], precision: str
-    ):
-        self.op, self.x, self.grad, self.precision = op, x.requires_grad_(), grad, precision
-        self.leaves = dict(zip(LEAVES, (x, *parameters), strict=False))
-        self.spikes: Tensor | None = None
-        self.gradients: dict[str, Tensor] = {}
-
-    def __call__(self) -> None:
-        self.spikes, self.gradients = None, {}
-        with compute_in(self.precision):
-            spikes = self.op(self.x)
-        found = torch.autograd.grad(spikes, list(self.leaves.values()), self.grad)  # as inside a network: no .grad of x
-        self.spikes, self.gradients = spikes.detach(), dict(zip(self.leaves, found, strict=True))
+# Reads and writes of one tensor of x's size: forward x and spikes, backward x, gradient and gradient of x.
+LIF_PASSES = 5
+# The statistics of the forward and the sums of the backward each need a pass of their own: x, then x and gradient.
+NORM_LIF_PASSES = 8
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Input and upstream gradient, the same values for every side, and the norm's weight and bias if there is one."""
+    """Input and upstream gradient, the same values for every side, and a norm's weight and bias."""
 
     x: Tensor
     grad: Tensor
-    affine: tuple[Tensor, ...]
+    affine: dict[str, Tensor]
 
     @classmethod
     def make(cls, shape: tuple[int, ...], dtype: torch.dtype, *, norm: bool) -> "Problem":
         generator = torch.Generator().manual_seed(0)
         x, grad = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
-        affine = (torch.rand(shape[2], generator=generator) + 0.5, torch.rand(shape[2], generator=generator))
-        return cls(x * INPUT_SCALE, grad, affine if norm else ())
+        weight, bias = torch.rand(shape[2], generator=generator) + 0.5, torch.rand(shape[2], generator=generator)
+        return cls(x * INPUT_SCALE, grad, {"weight": weight, "bias": bias} if norm else {})
 
-    def side(self, module: nn.Module, op: Callable[[Tensor], Tensor], precision: str, *, channels_last: bool) -> Side:
-        parameters: list[Tensor] = list(module.parameters())
-        for parameter, value in zip(parameters, self.affine, strict=True):
-            parameter.data.copy_(value)
-        laid_out = _channels_last if channels_last else Tensor.clone
-        return Side(op, laid_out(self.x), laid_out(self.grad), parameters, precision)
+    def lif_truth(self, *, detach_reset: bool) -> Truth:
+        """Of the reference in float64."""
+        x, fire = self.x.double().requires_grad_(), Distances()
+        dynamics = LIF(detach_reset=detach_reset).dynamics()
+        spikes, _ = lif_reference.lif(x, dynamics, num_steps=len(x), fire=fire)
+        (gradient,) = torch.autograd.grad(spikes, x, self.grad.double())
+        return Truth(spikes.detach(), fire.stacked(), {"x": gradient})
 
-    def truth(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Spikes, potential minus threshold and gradients by the reference in float64."""
-        leaves = [tensor.double().requires_grad_() for tensor in (self.x, *self.affine)]
-        dynamics, num_steps, distances = LIF().dynamics(), len(self.x), []
+    def norm_lif_truth(self) -> Truth:
+        """Of the reference in float64."""
+        leaves = {"x": self.x, **self.affine}
+        leaves = {name: leaf.double().requires_grad_() for name, leaf in leaves.items()}
+        fire = Distances()
+        x, weight, bias = leaves.values()
+        spikes, _, _ = norm_lif_reference.norm_lif(
+            x, weight, bias, LIF().dynamics(), None, None, None, num_steps=len(x), eps=EPS, fire=fire
+        )
+        gradients = torch.autograd.grad(spikes, list(leaves.values()), self.grad.double())
+        return Truth(spikes.detach(), fire.stacked(), dict(zip(leaves, gradients, strict=True)))
 
-        def fire(distance: Tensor) -> Tensor:
-            distances.append(distance.detach())
-            return spike(distance, dynamics.surrogate)
+    def lif_side(self, neuron: peers.PeerSpikes | LIF, precision: str, truths: dict[bool, Callable[[], Truth]]) -> Side:
+        ours = isinstance(neuron, LIF)
+        scale, detached = (1.0, True) if isinstance(neuron, LIF) else (neuron.input_scale, neuron.detach_reset)
+        laid_out = channels_last if ours else Tensor.clone
+        leaves = {"x": laid_out(self.x * scale)}
+        grads = (laid_out(self.grad),)
+        return Side(neuron, leaves, grads, precision, truth=truths[detached], ours=ours, input_scale=scale)
 
-        if self.affine:
-            x, weight, bias = leaves
-            spikes, _, _ = norm_lif_reference.norm_lif(
-                x, weight, bias, dynamics, None, None, None, num_steps=num_steps, eps=EPS, fire=fire
-            )
-        else:
-            spikes, _ = lif_reference.lif(leaves[0], dynamics, num_steps=num_steps, fire=fire)
-        gradients = torch.autograd.grad(spikes, leaves, self.grad.double())
-        return spikes.detach(), torch.stack(distances), dict(zip(LEAVES, gradients, strict=False))
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.movedim(2, -1).contiguous().movedim(-1, 2)
-
-
-def _check(problems: dict[str, Problem], sides: dict[str, Side]) -> dict[str, float]:
-    found = {}
-    for precision, problem in problems.items():
-        spikes, distance, gradients = problem.truth()
-        for library, tolerances in (("spimm", OURS), ("spikingjelly", PEER)):
-            name = f"{library} {precision}"
-            if name not in sides:
-                continue
-            side, tolerance = sides[name], tolerances[precision]
-            side()
-            assert side.spikes is not None
-            share = spike_parity(
-                side.spikes, spikes, distance, tolerance=tolerance.potential, allowed=tolerance.allowed, what=name
-            )
-            found[f"{name}: undecided share"] = share
-            for leaf, expected in gradients.items():
-                what = f"{name}: gradient of {leaf}"
-                found[what] = near(side.gradients[leaf], expected, tolerance=tolerance.gradient, what=what)
-    return found
-
-
-def _plan(options: Options, *, norm: bool, goal: float | None) -> Plan:
-    shape = QUICK_SHAPE if options.quick else SHAPE
-    problems = {precision: Problem.make(shape, dtype, norm=norm) for precision, dtype in PRECISIONS.items()}
-    sides: dict[str, Side] = {}
-    for precision, problem in problems.items():
-        layer = nn.BatchNorm2d(shape[2], eps=EPS) if norm else nn.Identity()
-        ours = partial(norm_neuron, norm=layer, neuron=LIF()) if isinstance(layer, nn.BatchNorm2d) else LIF()
-        sides[f"spimm {precision}"] = problem.side(layer, ours, precision, channels_last=True)
-        if options.peers:
-            peer = peers.PeerNormLIF(shape[2]) if norm else peers.PeerLIF()
-            sides[f"spikingjelly {precision}"] = problem.side(peer, peer, precision, channels_last=False)
-    ratios = []
-    if options.peers:
-        ratios = [
-            Ratio("spikingjelly fp32", "spimm fp32", goal),
-            Ratio("spikingjelly bf16", "spimm bf16"),
-        ]
-    return Plan(
-        setting={"shape [T, B, C, H, W]": list(shape), "direction": "forward and backward"},
-        check=lambda: _check(problems, sides),
-        sides={name: stopwatch(side) for name, side in sides.items()},
-        ratios=ratios,
-        warmup=1 if options.quick else 3,
-        repeats=2 if options.quick else 30,
-    )
+    def norm_side(
+        self, norm: nn.BatchNorm2d, op: Callable[[Tensor], Tensor], precision: str, truth: Callable[[], Truth]
+    ) -> Side:
+        """`op` is the peer's module, which has the norm within, or ours."""
+        ours = not isinstance(op, peers.PeerNormLIF)
+        norm.weight.data.copy_(self.affine["weight"])
+        norm.bias.data.copy_(self.affine["bias"])
+        laid_out = channels_last if ours else Tensor.clone
+        leaves = {"x": laid_out(self.x), "weight": norm.weight, "bias": norm.bias}
+        return Side(op, leaves, (laid_out(self.grad),), precision, truth=truth, ours=ours)
 
 
 @register_case("norm_lif", "batch norm + LIF, forward and backward, gradients of x, weight and bias")
 def norm_lif(options: Options) -> Plan:
-    """Goal: at least 8 times as fast as SpikingJelly in fp32. Both sides update the running statistics."""
-    return _plan(options, norm=True, goal=8.0)
+    """Goal: 12 times SpikingJelly's speed in either precision. Both sides update the running statistics."""
+    shape = QUICK_SHAPE if options.quick else NORM_SHAPE
+    elements = torch.Size(shape).numel()
+    case = OpPlan(options, {"shape [T, B, C, H, W]": list(shape)}, traffic(elements, NORM_LIF_PASSES))
+    for precision, dtype in PRECISIONS.items():
+        problem = Problem.make(shape, dtype, norm=True)
+        norm, truth = nn.BatchNorm2d(shape[2], eps=EPS), problem.norm_lif_truth
+        ours = partial(norm_neuron, norm=norm, neuron=LIF())
+        case.add("spimm", problem.norm_side(norm, ours, precision, truth))
+        if options.peers:
+            peer = peers.PeerNormLIF(shape[2])
+            case.add("spikingjelly", problem.norm_side(peer.norm, peer, precision, truth))
+    return case.plan([Ratio(f"spikingjelly {precision}", f"spimm {precision}", 12.0) for precision in PRECISIONS])
 
 
 @register_case("lif", "LIF alone, forward and backward")
 def lif(options: Options) -> Plan:
-    """The neuron behind a pool or an attention product, where no norm can be fused with it."""
-    return _plan(options, norm=False, goal=None)
+    """Goals: 8 times SpikingJelly's speed, 10 times snnTorch's and Norse's, 1.5 times a compiled loop's, in fp32.
+
+    Peers get contiguous memory, ours channels-last. A quick run compiles for torch's eager mode.
+    """
+    shape = QUICK_SHAPE if options.quick else LIF_SHAPE
+    setting: dict[str, object] = {"shape [T, B, C, H, W]": list(shape)}
+    case = OpPlan(options, setting, traffic(torch.Size(shape).numel(), LIF_PASSES))
+    for precision, dtype in PRECISIONS.items():
+        problem = Problem.make(shape, dtype, norm=False)
+        truths = {detached: partial(problem.lif_truth, detach_reset=detached) for detached in (True, False)}
+        case.add("spimm", problem.lif_side(LIF(), precision, truths))
+        if options.peers:
+            case.add("spikingjelly", problem.lif_side(peers.PeerLIF(), precision, truths))
+        if options.peers and precision == "fp32":
+            for name, peer in _others(options, setting).items():
+                case.add(name, problem.lif_side(peer, precision, truths))
+    goals = {"spikingjelly": 8.0, "snntorch": 10.0, "norse": 10.0, "torch.compile": 1.5}
+    ratios = [Ratio(f"{name} fp32", "spimm fp32", goal) for name, goal in goals.items()]
+    return case.plan([*ratios, Ratio("spikingjelly bf16", "spimm bf16")])
+
+
+def _others(options: Options, setting: dict[str, object]) -> dict[str, peers.PeerSpikes]:
+    """Neurons that take part in fp32 alone; says in the setting in which form, or why one does not take part."""
+    backend = "aot_eager" if options.quick else "inductor"
+    setting |= {
+        "snntorch": "Leaky(beta=0.5, reset zero), input halved: the same spikes and gradients",
+        "norse": "LIFBoxCell, surrogate tanh(2 u); gradients flow through its reset, and through that of its check",
+        "torch.compile": f"a loop over T, backend {backend}",
+    }
+    found: dict[str, peers.PeerSpikes] = {
+        "snntorch": peers.SnnTorchLIF(),
+        "torch.compile": peers.CompiledLIF(backend=backend),
+    }
+    if importlib.util.find_spec("norse") is None:
+        setting["norse"] = peers.NORSE_MISSING
+    else:
+        found["norse"] = peers.NorseLIF()
+    return found

@@ -1,181 +1,152 @@
-"""Cases of whole networks: a training step and inference of QKFormer 4-384, fp32 and bf16 autocast.
+"""Cases of whole networks: a training step and inference of QKFormer, fp32 and bf16 autocast, folded for inference.
 
-Before that both networks get equal weights under which arithmetic is exact (see exact.py), and logits and every
-gradient must agree.
+Rates are of the convolutions' and products' operations, which are the same for every side, over the whole call.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from spimm.bench import peers
-from spimm.bench.agreement import Mismatch, near
-from spimm.bench.exact import exact_image, make_exact
-from spimm.bench.precision import PRECISIONS, compute_in
-from spimm.bench.registry import Options, Plan, Ratio, register_case
+from spimm.bench.agreement import near
+from spimm.bench.limits import matmul, matmul_limit
+from spimm.bench.precision import PRECISIONS
+from spimm.bench.registry import Options, Plan, Ratio, Work, register_case
 from spimm.bench.timing import stopwatch
-from spimm.kernels import use_backend
-from spimm.models import create_model
-from spimm.models.qkformer import QKFormer
+from spimm.bench.workload import (
+    LOGITS_TOLERANCE,
+    Workload,
+    check_networks,
+    cifar,
+    imagenet,
+    inference_run,
+    training_step,
+)
+from spimm.deploy import fold
 
-MODEL = "qkformer_4_384_cifar"
-LEARNING_RATE = 1e-3
-LOGITS_TOLERANCE = 1e-5
-GRADIENT_TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Size of the network and of a batch of images."""
-
-    options: Mapping[str, Any]
-    """Given to create_model."""
-    batch_size: int
-    size: int
-    """Height and width."""
-
-    def network(self, library: str) -> nn.Module:
-        """A network with random weights, ours or the peer's."""
-        ours = create_model(MODEL, **self.options)
-        assert isinstance(ours, QKFormer)
-        return ours if library == "spimm" else peers.PeerQKFormer(ours.config)
-
-    def exact_networks(self, libraries: tuple[str, ...], images: Tensor) -> dict[str, nn.Module]:
-        """Networks of equal weights, in eval mode, whose neurons fire on these images; arithmetic is exact."""
-        networks = {"spimm": self.network("spimm")}
-        make_exact(networks["spimm"], images, torch.Generator().manual_seed(0))
-        if "spikingjelly" in libraries:
-            peer = self.network("spikingjelly")
-            peer.load_state_dict(peers.peer_tensors(networks["spimm"].state_dict()))
-            networks["spikingjelly"] = peer.eval()
-        return networks
-
-    def batch(self) -> tuple[Tensor, Tensor]:
-        """Images [B, 3, H, W] and labels [B], the same at every call."""
-        generator = torch.Generator().manual_seed(0)
-        images = exact_image(self.batch_size, 3, self.size, self.size, generator=generator)
-        return images, torch.arange(self.batch_size) % 10
-
-    def setting(self) -> dict[str, object]:
-        return {"model": MODEL, **self.options, "batch_size": self.batch_size, "image": [3, self.size, self.size]}
+NUM_STEPS_224 = (4, 1)
+FOLDED = "spimm folded"
 
 
-def workload(quick: bool) -> Workload:
-    """The published network with 16 images, or a tiny one."""
-    if quick:
-        return Workload({"embed_dim": 32, "num_heads": 4, "num_steps": 2}, batch_size=2, size=8)
-    return Workload({"num_steps": 4}, batch_size=16, size=32)
+def step_name(num_steps: int | None) -> str:
+    """What a side's name says of T where sides differ in it."""
+    return "" if num_steps is None else f" T={num_steps}"
 
 
-def check_networks(networks: Mapping[str, nn.Module], images: Tensor, labels: Tensor) -> dict[str, float]:
-    """Relative differences of our logits and gradients from the peer's, or, without one, from the reference backend's.
+class _Sides:
+    """Collects sides and their work; `suffix` tells apart the sides of several workloads."""
 
-    float32, eval mode. Raises Mismatch where they are too large, or where the logits do not depend on the image.
-    """
-    ours, peer = networks["spimm"], networks.get("spikingjelly")
-    logits, gradients = _logits_and_gradients(ours, images, labels)
-    if float((logits - logits[:1]).abs().max()) < 1e-4:
-        raise Mismatch("the network is silent: its logits are the same for every image")
-    if peer is not None:
-        gradients = peers.peer_tensors(gradients)
-        expected_logits, expected = _logits_and_gradients(peer, images, labels)
-    else:
-        with use_backend("reference"):
-            expected_logits, expected = _logits_and_gradients(ours, images, labels)
-    found = {"logits": near(logits, expected_logits, tolerance=LOGITS_TOLERANCE, what="logits")}
-    errors = {
-        name: near(gradients[name], expected[name], tolerance=GRADIENT_TOLERANCE, what=f"gradient of {name}")
-        for name in expected
-    }
-    return found | {"largest of all gradients": max(errors.values())}
+    def __init__(self, options: Options):
+        self.options = options
+        self.sides: dict[str, Callable[[], float]] = {}
+        self.work: dict[str, Work] = {}
+        self.checks: list[Callable[[], dict[str, float]]] = []
 
+    def add(self, library: str, precision: str, suffix: str, run: Callable[[], object], flops: float) -> None:
+        name = f"{library} {precision}{suffix}"
+        self.sides[name] = stopwatch(run)
+        self.work[name] = Work(flops, "FLOP", matmul(precision))
 
-def _logits_and_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    logits = model(images)
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    gradients = torch.autograd.grad(cross_entropy(logits, labels), parameters)
-    return logits.detach(), dict(zip(names, gradients, strict=True))
-
-
-def training_step(model: nn.Module, images: Tensor, labels: Tensor, precision: str) -> Callable[[], None]:
-    """A function that takes one step: forward, cross-entropy, backward, AdamW.
-
-    The step raises Mismatch for a loss of nan or inf.
-    """
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
-
-    def step() -> None:
-        with compute_in(precision):
-            loss = cross_entropy(model(images), labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if not torch.isfinite(loss.detach()):
-            raise Mismatch(f"the loss of {type(model).__name__} in {precision} is {loss.item()}")
-
-    return step
+    def plan(self, setting: dict[str, object], ratios: Sequence[Ratio], *, repeats: int) -> Plan:
+        sides, work = dict(self.sides), dict(self.work)
+        for precision in PRECISIONS:
+            sides[matmul(precision)], work[matmul(precision)] = matmul_limit(precision, self.options.quick)
+        return Plan(
+            setting=setting | {"FLOP": {side: item.amount for side, item in self.work.items()}},
+            check=lambda: {name: value for check in self.checks for name, value in check().items()},
+            sides=sides,
+            ratios=[ratio for ratio in ratios if {ratio.slower, ratio.faster} <= sides.keys()],
+            work=work,
+            warmup=1 if self.options.quick else 2,
+            repeats=2 if self.options.quick else repeats,
+        )
 
 
-def _inference(model: nn.Module, images: Tensor, precision: str) -> Callable[[], Tensor]:
-    model.eval()
+def _add_training(found: _Sides, work: Workload, suffix: str) -> None:
+    images, labels = work.batch()
+    flops = work.flops(training=True)
+    for library in found.options.libraries:
+        for precision in PRECISIONS:
+            step = training_step(work.network(library), images, labels, precision)
+            found.add(library, precision, suffix, step, flops)
+    found.checks.append(lambda: _suffixed(work.check(found.options.libraries), suffix))
 
-    def run() -> Tensor:
-        with torch.no_grad(), compute_in(precision):
-            return model(images)
 
-    return run
+def _add_inference(found: _Sides, work: Workload, suffix: str) -> None:
+    """The networks timed are those of the check."""
+    images, labels = work.batch()
+    networks = work.exact_networks(found.options.libraries, images)
+    flops = work.flops(training=False)
+    for library, network in networks.items():
+        for precision in PRECISIONS:
+            found.add(library, precision, suffix, inference_run(network, images, precision), flops)
+    folded = fold(networks["spimm"])
+    found.add(FOLDED, "fp32", suffix, inference_run(folded, images, "fp32"), flops)
+    stored = inference_run(fold(networks["spimm"], dtype=torch.bfloat16), images, "fp32")
+    found.add(FOLDED, "bf16", suffix, stored, flops)
+
+    def check() -> dict[str, float]:
+        differences = check_networks(networks, images, labels)
+        with torch.no_grad():
+            logits, expected = folded(images), networks["spimm"](images)
+        differences["logits, folded"] = near(logits, expected, tolerance=LOGITS_TOLERANCE, what="logits, folded")
+        return differences
+
+    found.checks.append(lambda: _suffixed(check(), suffix))
 
 
-def ratios_of(options: Options, *, fp32_goal: float | None = None, mixed_goal: float | None = None) -> list[Ratio]:
-    """The peer over ours: both in fp32, ours in bf16, both in bf16; none without a peer."""
-    if not options.peers:
-        return []
-    return [
-        Ratio("spikingjelly fp32", "spimm fp32", fp32_goal),
-        Ratio("spikingjelly fp32", "spimm bf16", mixed_goal),
-        Ratio("spikingjelly bf16", "spimm bf16"),
-    ]
+def _suffixed(found: dict[str, float], suffix: str) -> dict[str, float]:
+    return {name + suffix: value for name, value in found.items()}
 
 
 @register_case("train_step", "training step of QKFormer 4-384: forward, cross-entropy, backward, AdamW")
 def train_step(options: Options) -> Plan:
-    """Goals: 1.8 times the peer's speed with both in fp32, 4 times with ours in bf16. Every side trains a copy."""
-    work = workload(options.quick)
-    images, labels = work.batch()
-    return Plan(
-        setting=work.setting() | {"optimizer": "AdamW, fused"},
-        check=lambda: check_networks(work.exact_networks(options.libraries, images), images, labels),
-        sides={
-            f"{library} {precision}": stopwatch(training_step(work.network(library), images, labels, precision))
-            for library in options.libraries
-            for precision in PRECISIONS
-        },
-        ratios=ratios_of(options, fp32_goal=1.8, mixed_goal=4.0),
-        warmup=1 if options.quick else 2,
-        repeats=2 if options.quick else 7,
-    )
+    """Goals over the peer: 2 times both in fp32, 7 times ours in bf16 over its fp32, 3.5 times both in bf16."""
+    work, found = cifar(options.quick), _Sides(options)
+    _add_training(found, work, "")
+    ratios = [
+        Ratio("spikingjelly fp32", "spimm fp32", 2.0),
+        Ratio("spikingjelly fp32", "spimm bf16", 7.0),
+        Ratio("spikingjelly bf16", "spimm bf16", 3.5),
+    ]
+    return found.plan(work.setting() | {"optimizer": "AdamW, fused"}, ratios, repeats=7)
 
 
 @register_case("inference", "inference of QKFormer 4-384, eval mode, no gradients")
 def inference(options: Options) -> Plan:
-    """The networks timed are those of the check; nothing is folded on either side."""
-    work = workload(options.quick)
-    images, labels = work.batch()
-    networks = work.exact_networks(options.libraries, images)
-    return Plan(
-        setting=work.setting(),
-        check=lambda: check_networks(networks, images, labels),
-        sides={
-            f"{library} {precision}": stopwatch(_inference(network, images, precision))
-            for library, network in networks.items()
-            for precision in PRECISIONS
-        },
-        ratios=ratios_of(options),
-        warmup=1 if options.quick else 2,
-        repeats=2 if options.quick else 10,
-    )
+    """Goals: 2.5 times the peer's speed in fp32, 10 times with ours folded and in bf16 over its fp32."""
+    work, found = cifar(options.quick), _Sides(options)
+    _add_inference(found, work, "")
+    ratios = [
+        Ratio("spikingjelly fp32", "spimm fp32", 2.5),
+        Ratio("spikingjelly fp32", f"{FOLDED} fp32"),
+        Ratio("spikingjelly fp32", f"{FOLDED} bf16", 10.0),
+        Ratio("spikingjelly bf16", "spimm bf16"),
+        Ratio("spikingjelly bf16", f"{FOLDED} bf16"),
+    ]
+    return found.plan(work.setting(), ratios, repeats=10)
+
+
+def _at_224(options: Options, add: Callable[[_Sides, Workload, str], None], best: str, *, repeats: int) -> Plan:
+    found, ratios = _Sides(options), []
+    for num_steps in NUM_STEPS_224:
+        suffix = step_name(num_steps)
+        add(found, imagenet(options.quick, num_steps), suffix)
+        ratios += [
+            Ratio(f"spikingjelly fp32{suffix}", f"spimm fp32{suffix}"),
+            Ratio(f"spikingjelly fp32{suffix}", f"{best}{suffix}", 5.0),
+            Ratio(f"spikingjelly bf16{suffix}", f"{best}{suffix}"),
+        ]
+    setting = imagenet(options.quick, NUM_STEPS_224[0]).setting() | {"num_steps": list(NUM_STEPS_224)}
+    return found.plan(setting | {"peer": "SpikingJelly's own qkformer_10_384"}, ratios, repeats=repeats)
+
+
+@register_case("train_step_224", "training step of QKFormer 10-384 at 224x224, T = 4 and T = 1")
+def train_step_224(options: Options) -> Plan:
+    """Goal: our bf16 5 times as fast as SpikingJelly's own network in fp32."""
+    return _at_224(options, _add_training, "spimm bf16", repeats=5)
+
+
+@register_case("inference_224", "inference of QKFormer 10-384 at 224x224, T = 4 and T = 1")
+def inference_224(options: Options) -> Plan:
+    """Goal: folded in bf16, 5 times as fast as SpikingJelly's own network in fp32."""
+    return _at_224(options, _add_inference, f"{FOLDED} bf16", repeats=7)

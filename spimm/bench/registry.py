@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,35 @@ class Ratio:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What one call of a side cannot do without, and the side that shows what the machine can do of it."""
+
+    amount: float
+    unit: Literal["B", "FLOP"]
+    """Bytes read and written, or floating-point operations."""
+    limit: str
+    """Name of a side that has work of this unit."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Sides that differ in one number: a line of a plot. `expected` is the exponent of a power law, if there is one."""
+
+    name: str
+    sides: Mapping[float, str]
+    """The number, and the name of the side that has it."""
+    expected: float | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Series over the same number, called `label`, e.g. `T`."""
+
+    label: str
+    series: Sequence[Series]
+
+
+@dataclass(frozen=True)
 class Plan:
     """A prepared case. Every side's function makes one measurement and returns it in `unit`; smaller is better."""
 
@@ -40,16 +69,27 @@ class Plan:
     """Runs before anything is measured; gives the differences found, or raises Mismatch if they are too large."""
     sides: Mapping[str, Callable[[], float]]
     ratios: Sequence[Ratio] = ()
+    work: Mapping[str, Work] = field(default_factory=dict)
+    """Of sides in milliseconds."""
+    sweep: Sweep | None = None
     unit: str = "ms"
     warmup: int = 1
     repeats: int = 5
 
     def __post_init__(self) -> None:
-        for name in (name for ratio in self.ratios for name in (ratio.slower, ratio.faster)):
+        named = {"a ratio": [name for ratio in self.ratios for name in (ratio.slower, ratio.faster)]}
+        named["a piece of work"] = [name for side, work in self.work.items() for name in (side, work.limit)]
+        named["a series"] = [name for series in self.series for name in series.sides.values()]
+        for what, name in ((what, name) for what, names in named.items() for name in names):
             if name not in self.sides:
-                raise ValueError(f"a ratio names the side {name!r}; the sides are {', '.join(self.sides)}")
+                raise ValueError(f"{what} names the side {name!r}; the sides are {', '.join(self.sides)}")
         if self.warmup < 0 or self.repeats < 1:
             raise ValueError(f"warmup is {self.warmup} and repeats {self.repeats}; wanted at least 0 and 1")
+
+    @property
+    def series(self) -> Sequence[Series]:
+        """Those of the sweep; none without one."""
+        return self.sweep.series if self.sweep else ()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The record of a case: what was measured, on what, how; as JSON and as CSV."""
+"""The record of a case: what was measured, on what, how; as JSON, as CSV and, of a sweep, as a picture."""
 
 import csv
 import io
@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from spimm.bench.curves import Curve, draw, save
 from spimm.bench.environment import slug
+from spimm.bench.rates import Rate
 from spimm.bench.registry import Ratio
 from spimm.bench.timing import Summary
 from spimm.files import write_text
@@ -50,6 +52,8 @@ class Record:
     """Differences between the sides, found before measuring."""
     sides: dict[str, Summary]
     comparisons: list[Comparison]
+    rates: list[Rate]
+    curves: list[Curve]
     hardware: dict[str, Any]
     versions: dict[str, str | None]
     threads: int
@@ -73,7 +77,7 @@ class Record:
         return json.dumps(whole, indent=1) + "\n"
 
     def to_csv(self) -> str:
-        """One line a side and a comparison, under a header."""
+        """One line for each side, comparison, rate (median per second, then share of the limit) and curve."""
         common = (self.case, self.quick, slug(self.hardware), self.threads, self.date)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -84,6 +88,13 @@ class Record:
             name = f"{item.slower} / {item.faster}"
             goal = ["", ""] if item.goal is None else [item.goal, item.met]
             writer.writerow([*common, "ratio", name, "x", *_numbers(item.ratio), *goal])
+        for rate in self.rates:
+            row = (round(rate.per_second), *_blank(4), len(rate.share.samples), *_blank(2))
+            writer.writerow([*common, "rate", rate.side, f"{rate.unit}/s", *row])
+            writer.writerow([*common, "share", f"{rate.side} of {rate.limit}", "", *_numbers(rate.share), *_blank(2)])
+        for curve in self.curves:
+            row = (round(curve.slope, 4), *_blank(3), round(curve.steepest, 4), len(curve.x))
+            writer.writerow([*common, "slope", f"{curve.name} against {curve.label}", "", *row, *_blank(2)])
         return text.getvalue()
 
 
@@ -92,7 +103,18 @@ def _numbers(summary: Summary) -> list[float | int]:
     return [*(round(value, 4) for value in values), len(summary.samples)]
 
 
+def _blank(count: int) -> list[str]:
+    return [""] * count
+
+
 def write(record: Record, folder: Path) -> list[Path]:
-    """Writes `<case>_<hardware>_<day>.json` and `.csv`, each whole or not at all; replaces those of the same day."""
+    """Writes `<case>_<hardware>_<day>.json`, `.csv` and, of a sweep, `.png`, each whole or not at all.
+
+    Replaces those of the same day.
+    """
     texts = {"json": record.to_json(), "csv": record.to_csv()}
-    return [write_text(folder / f"{record.stem}.{ending}", text) for ending, text in texts.items()]
+    paths = [write_text(folder / f"{record.stem}.{ending}", text) for ending, text in texts.items()]
+    if record.curves:
+        figure = draw(record.curves, title=f"{record.case}: {record.about}", unit=record.unit)
+        paths.append(save(figure, folder / f"{record.stem}.png"))
+    return paths

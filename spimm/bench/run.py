@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 import torch
 
 from spimm.bench import environment
+from spimm.bench.curves import curves_of
+from spimm.bench.rates import rates_of
 from spimm.bench.registry import Options, find_case
 from spimm.bench.results import Comparison, Record
 from spimm.bench.timing import Summary, fixed_threads, pairwise, take_turns
@@ -40,6 +42,7 @@ def run_case(
             repeats=plan.repeats,
             on_round=lambda turn: on_stage(f"measuring, round {turn + 1} of {plan.repeats}"),
         )
+    sides = {side: Summary.of(values) for side, values in samples.items()}
     return Record(
         case=case.name,
         about=case.about,
@@ -47,13 +50,15 @@ def run_case(
         unit=plan.unit,
         setting=dict(plan.setting),
         checks=checks,
-        sides={side: Summary.of(values) for side, values in samples.items()},
+        sides=sides,
         comparisons=[
             Comparison.of(
                 ratio, Summary.of(pairwise(samples[ratio.slower], samples[ratio.faster])), quick=options.quick
             )
             for ratio in plan.ratios
         ],
+        rates=rates_of(plan.work, samples),
+        curves=curves_of(plan.sweep, sides),
         hardware=environment.hardware(),
         versions=environment.versions(peers=options.peers),
         threads=count,

@@ -25,7 +25,7 @@ def evaluate(
         precision: bf16 runs under autocast.
         as_json: print JSON.
     """
-    loaded = subject.load(batch_size)
+    loaded = subject.load(batch_size, precision=precision)
     metrics = evaluate_model(loaded.model, loaded.test_loader(), Classify(loaded.data.num_classes), precision=precision)
     if as_json:
         print(json.dumps({"data": loaded.recipe.data, "model": loaded.recipe.model, **metrics}))

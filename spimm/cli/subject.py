@@ -4,10 +4,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 from torch import nn
 
 from spimm.data import ImageData, Loader, load_data
+from spimm.deploy import fold
 from spimm.models import load_weights, model_card
 from spimm.train import Recipe, build_loader, build_model, load_run
 
@@ -43,13 +45,18 @@ class SubjectOptions:
     """the run's best or last checkpoint"""
     num_steps: int | None = None
     """time steps, if not those of training"""
+    fold: bool = False
+    """fold batch norms into convolutions first, for bf16 with weights in bf16"""
 
-    def load(self, batch_size: int) -> Subject:
-        """The model and its data. Raises ValueError unless exactly one of run and model is given."""
+    def load(self, batch_size: int, *, precision: str = "fp32") -> Subject:
+        """The model, folded if asked, and its data. Raises ValueError unless one of run and model is given."""
         if (self.run is None) == (self.model is None):
             raise ValueError("give either the folder of a training run or --model NAME")
         options = {} if self.num_steps is None else {"num_steps": self.num_steps}
         subject = self._named(self.model, options) if self.model is not None else self._trained(options)
+        if self.fold:
+            folded = fold(subject.model, dtype=torch.bfloat16 if precision == "bf16" else None)
+            subject = replace(subject, model=folded)
         return replace(subject, recipe=replace(subject.recipe, batch_size=batch_size))
 
     def _trained(self, options: dict[str, Any]) -> Subject:

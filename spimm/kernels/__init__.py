@@ -4,6 +4,27 @@ from spimm.kernels.cpu import cpu_isa
 from spimm.kernels.dispatch import list_backends, use_backend
 from spimm.kernels.dynamics import Dynamics
 from spimm.kernels.lif import lif
-from spimm.kernels.norm_lif import norm_lif
+from spimm.kernels.multi_lif import multi_lif
+from spimm.kernels.norm_lif import norm_lif, norm_lif_membrane
+from spimm.kernels.norm_pool_lif import norm_pool_lif
+from spimm.kernels.qk_mask import channel_mask, token_mask
+from spimm.kernels.spike_attention import spike_attention
+from spimm.kernels.spike_conv import Memory, spike_conv2d, spike_conv2d_lif
 
-__all__ = ["Dynamics", "cpu_isa", "lif", "list_backends", "norm_lif", "use_backend"]
+__all__ = [
+    "Dynamics",
+    "Memory",
+    "channel_mask",
+    "cpu_isa",
+    "lif",
+    "list_backends",
+    "multi_lif",
+    "norm_lif",
+    "norm_lif_membrane",
+    "norm_pool_lif",
+    "spike_attention",
+    "spike_conv2d",
+    "spike_conv2d_lif",
+    "token_mask",
+    "use_backend",
+]

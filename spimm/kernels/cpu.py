@@ -10,6 +10,7 @@ from spimm.kernels.dynamics import Dynamics
 
 NUM_SHAPES = 6  # of csrc/kernels.h
 STORAGE = {torch.float32: 0, torch.bfloat16: 1}
+NO_NORM = (0, 0, 0, 0, 0.0, False)  # for the ops that take a normalisation in front of the neuron
 
 
 def _load() -> tuple[Any, str | None]:

@@ -15,11 +15,21 @@ logger = logging.getLogger("spimm.kernels")
 
 
 class Backend(NamedTuple):
-    """`unsupported(*args, **kwargs)` gives the reason why `run` cannot serve the same call, or None."""
+    """`unsupported(*args, **kwargs)` gives the reason why `run` cannot serve the same call, or None.
+
+    `auto` takes a backend with a `device` only if the first argument is a tensor there; by name it may serve others.
+    """
 
     name: str
     run: Callable[..., Any]
     unsupported: Callable[..., str | None]
+    device: str | None = None
+
+    def passed_over(self, *args: Any, **kwargs: Any) -> str | None:
+        """Why `auto` does not take it for a call, or None."""
+        if self.device is not None and args[0].device.type != self.device:
+            return f"unless named it serves {self.device} tensors only"
+        return self.unsupported(*args, **kwargs)
 
 
 _backends: dict[str, list[Backend]] = {}
@@ -27,17 +37,24 @@ _default = "auto"
 _logged: set[tuple[str, str]] = set()
 
 
-def register(op: str, name: str, run: Callable[..., Any], unsupported: Callable[..., str | None]) -> None:
+def register(
+    op: str,
+    name: str,
+    run: Callable[..., Any],
+    unsupported: Callable[..., str | None],
+    *,
+    device: str | None = None,
+) -> None:
     """Adds a backend to an op; earlier ones are preferred by `auto`. Raises ValueError on a clash of names."""
     entries = _backends.setdefault(op, [])
     if any(entry.name == name for entry in entries):
         raise ValueError(f"op {op!r} has a backend {name!r} already")
-    entries.append(Backend(name, run, unsupported))
+    entries.append(Backend(name, run, unsupported, device))
 
 
-def list_backends(op: str) -> list[str]:
-    """Names of the backends of an op, the preferred one first."""
-    return [entry.name for entry in _backends[op]]
+def list_backends(op: str, device: str = "cpu") -> list[str]:
+    """Names of the backends of an op that `auto` considers for tensors on a device, the preferred one first."""
+    return [entry.name for entry in _backends[op] if entry.device in (None, device)]
 
 
 @contextlib.contextmanager
@@ -60,17 +77,18 @@ def call(op: str, backend: str, *args: Any, **kwargs: Any) -> Any:
     entries = _backends[op]
     if wanted == "auto":
         for entry in entries:
-            if entry.unsupported(*args, **kwargs) is None:
+            if entry.passed_over(*args, **kwargs) is None:
                 _log_once(op, entry.name)
                 return entry.run(*args, **kwargs)
-        reasons = "; ".join(f"{entry.name}: {entry.unsupported(*args, **kwargs)}" for entry in entries)
+        reasons = "; ".join(f"{entry.name}: {entry.passed_over(*args, **kwargs)}" for entry in entries)
         raise RuntimeError(f"no backend of {op!r} supports this call: {reasons}")
     for entry in entries:
         if entry.name == wanted:
             if reason := entry.unsupported(*args, **kwargs):
                 raise RuntimeError(f"backend {wanted!r} of {op!r} cannot serve this call: {reason}")
             return entry.run(*args, **kwargs)
-    raise ValueError(f"unknown backend {wanted!r} of {op!r}; known ones are {', '.join(['auto', *list_backends(op)])}")
+    known = ", ".join(["auto", *(entry.name for entry in entries)])
+    raise ValueError(f"unknown backend {wanted!r} of {op!r}; known ones are {known}")
 
 
 def _log_once(op: str, name: str) -> None:

@@ -1,63 +1,67 @@
 """Q-K token and channel attention (QKTA, QKCA) and spiking self-attention (SSA). Zhou et al. 2024 (QKFormer), eq. 4-9.
 
 q, k (and v) come from one 1x1 convolution. T time, B batch, C channels, H W space, h heads, d = C / h, N = H W tokens;
-memory is token-major (T, B, H, W, C), so heads are views.
+memory is token-major (T, B, H, W, C): no tensor is copied to split channels or heads.
 """
 
 import difflib
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
+from spimm.kernels import channel_mask, spike_attention, token_mask
 from spimm.layers.conv import ConvNormNeuron
 from spimm.neurons import Neuron
-
-
-def _split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """[T, B, C, H, W] -> [T, B, H, W, h, d], a view."""
-    return x.movedim(2, -1).unflatten(-1, (num_heads, -1))
-
-
-def _merge_heads(x: Tensor) -> Tensor:
-    """[T, B, H, W, h, d] -> [T, B, C, H, W]."""
-    return x.flatten(-2).movedim(-1, 2)
 
 
 class TokenMask(nn.Module):
     """QKTA's core: k where the token's query fires, A_t = SN(sum over d of q), one bit a token and head.
 
-    q, k: [T, B, C, H, W] -> [T, B, C, H, W]. Linear in N and C; no scale is needed.
+    qk: [T, B, 2C, H, W], q's channels and then k's -> [T, B, C, H, W]. Linear in N and C; no scale is needed.
     """
+
+    num_inputs = 2
 
     def __init__(self, num_heads: int, neuron: Neuron):
         super().__init__()
         self.num_heads = num_heads
         self.neuron = neuron
 
-    def forward(self, q: Tensor, k: Tensor) -> Tensor:
-        mask = self.neuron(_split_heads(q, self.num_heads).sum(-1))  # [T, B, H, W, h]
-        return _merge_heads(mask.unsqueeze(-1) * _split_heads(k, self.num_heads))
+    def forward(self, qk: Tensor) -> Tensor:
+        return token_mask(qk, self.neuron.dynamics(), self.num_heads)[0]
+
+    def mask(self, qk: Tensor) -> Tensor:
+        """The spikes A_t alone, [T, B, H, W, h]."""
+        return token_mask(qk, self.neuron.dynamics(), self.num_heads)[1]
 
 
 class ChannelMask(nn.Module):
     """QKCA's core: k where the channel's query fires, A_c = SN(sum over N of q), one bit a channel.
 
-    q, k: [T, B, C, H, W] -> [T, B, C, H, W].
+    qk: [T, B, 2C, H, W], q's channels and then k's -> [T, B, C, H, W].
     """
 
-    def __init__(self, num_heads: int, neuron: Neuron):
+    num_inputs = 2
+
+    def __init__(self, neuron: Neuron):
         super().__init__()
-        self.num_heads = num_heads
         self.neuron = neuron
 
-    def forward(self, q: Tensor, k: Tensor) -> Tensor:
-        counts = q.sum((-2, -1), dtype=torch.promote_types(q.dtype, torch.float32))  # [T, B, C]; up to N, past bf16
-        return self.neuron(counts).to(k.dtype)[..., None, None] * k
+    def forward(self, qk: Tensor) -> Tensor:
+        return channel_mask(qk, self.neuron.dynamics())[0]
+
+    def mask(self, qk: Tensor) -> Tensor:
+        """The spikes A_c alone, [T, B, C]."""
+        return channel_mask(qk, self.neuron.dynamics())[1]
 
 
 class SpikeProduct(nn.Module):
-    """SSA's core: SN(scale q (k^T v)) per head, k^T v first: linear in N. q, k, v: [T, B, C, H, W] -> same."""
+    """SSA's core: SN(scale q (k^T v)) per head, k^T v first: linear in N.
+
+    qkv: [T, B, 3C, H, W], the channels of q, of k, of v -> [T, B, C, H, W].
+    """
+
+    num_inputs = 3
 
     def __init__(self, num_heads: int, scale: float, neuron: Neuron):
         super().__init__()
@@ -65,17 +69,14 @@ class SpikeProduct(nn.Module):
         self.scale = scale
         self.neuron = neuron
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        height, width = q.shape[-2:]
-        q, k, v = (_split_heads(x, self.num_heads).flatten(2, 3).transpose(2, 3) for x in (q, k, v))  # [T, B, h, N, d]
-        y = q @ (k.transpose(-2, -1) @ v)
-        if self.scale != 1:
-            y = y * self.scale
-        return self.neuron(_merge_heads(y.transpose(2, 3).unflatten(2, (height, width))))
+    def forward(self, qkv: Tensor) -> Tensor:
+        return self.neuron(spike_attention(qkv, self.num_heads, self.scale))
 
 
 class QKAttention(nn.Module):
-    """One 1x1 conv unit for q, k (and v), a core that mixes them, and a projection. x: [T, B, C, H, W] -> same.
+    """One 1x1 conv unit for q, k (and v), a core that mixes them, and a projection, plus `added` if given.
+
+    x, added: [T, B, C, H, W] -> same.
 
     `joined_steps`: the neuron of the projection integrates along T*B as if it were time. Samples of a batch then
     influence each other, as in QKFormer's published code (papers' numbers depend on it); off by default.
@@ -84,25 +85,24 @@ class QKAttention(nn.Module):
     def __init__(
         self,
         dim: int,
-        core: nn.Module,
+        core: TokenMask | ChannelMask | SpikeProduct,
         *,
-        num_inputs: int,
         neuron: Neuron,
         last_neuron: Neuron | None,
         joined_steps: bool = False,
     ):
         super().__init__()
-        self.num_inputs = num_inputs
         self.joined_steps = joined_steps
-        self.qkv = ConvNormNeuron(dim, num_inputs * dim, 1, neuron=neuron)
+        self.qkv = ConvNormNeuron(dim, core.num_inputs * dim, 1, neuron=neuron)
         self.core = core
         self.proj = ConvNormNeuron(dim, dim, 1, bias=True, neuron=last_neuron)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.core(*self.qkv(x).chunk(self.num_inputs, dim=2))
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        x = self.core(self.qkv(x))
         if self.joined_steps:
-            return self.proj(x.flatten(0, 1).unsqueeze(1)).squeeze(1).unflatten(0, x.shape[:2])
-        return self.proj(x)
+            joined, added = (None if y is None else y.flatten(0, 1).unsqueeze(1) for y in (x, added))
+            return self.proj(joined, added=added).squeeze(1).unflatten(0, x.shape[:2])
+        return self.proj(x, added=added)
 
 
 ATTENTIONS = ("qkta", "qkca", "ssa")
@@ -135,12 +135,11 @@ def qk_attention(
         scale, threshold = (1.0, ATTENTION_THRESHOLD / SSA_SCALE) if merge_scale else (SSA_SCALE, ATTENTION_THRESHOLD)
         core = SpikeProduct(num_heads, scale, attention_neuron_fn(threshold=threshold))
     else:
-        core_type = TokenMask if kind == "qkta" else ChannelMask
-        core = core_type(num_heads, attention_neuron_fn(threshold=ATTENTION_THRESHOLD))
+        neuron = attention_neuron_fn(threshold=ATTENTION_THRESHOLD)
+        core = TokenMask(num_heads, neuron) if kind == "qkta" else ChannelMask(neuron)
     return QKAttention(
         dim,
         core,
-        num_inputs=3 if kind == "ssa" else 2,
         neuron=neuron_fn(),
         last_neuron=last_neuron,
         joined_steps=legacy and kind == "ssa",

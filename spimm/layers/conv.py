@@ -2,15 +2,33 @@
 
 from torch import Tensor, nn
 
-from spimm.layers.norm import batch_norm, norm_neuron
+from spimm.kernels import Memory, spike_conv2d
+from spimm.layers.norm import batch_norm, max_pool, norm_neuron, norm_pool_neuron
 from spimm.layers.time import over_time
 from spimm.neurons import Neuron
+
+
+class SpikeConv2d(nn.Conv2d):
+    """nn.Conv2d for spikes: work and memory in proportion to what is not 0. [N, C, H, W] -> [N, C', H', W'].
+
+    `memory` is how the input is kept for the backward pass, "full" or "packed" (see kernels.spike_conv2d). Square
+    kernels, zero padding, no dilation, no groups.
+    """
+
+    def __init__(self, in_chans: int, out_chans: int, kernel_size: int, stride: int = 1, *, bias: bool = False):
+        super().__init__(in_chans, out_chans, kernel_size, stride, kernel_size // 2, bias=bias)
+        self.memory: Memory = "full"
+
+    def forward(self, x: Tensor) -> Tensor:
+        stride, padding = self.stride[0], self.kernel_size[0] // 2
+        return spike_conv2d(x, self.weight, self.bias, stride=stride, padding=padding, memory=self.memory)
 
 
 class ConvNormNeuron(nn.Module):
     """LIF(BN(conv(x))); with `pool` LIF(MaxPool(BN(conv(x)))). x: [T, B, C, H, W] -> spikes [T, B, C', H', W'].
 
-    Without a neuron the unit gives the membrane, BN(conv(x)), pooled if asked. An x: [1, ...] with `num_steps` is the
+    Without a neuron the unit gives the membrane, BN(conv(x)), pooled if asked. `added`, shaped as the output, is added
+    to it: the residual shortcut. An x: [1, ...] with `num_steps` is the
     same at every step: convolution and statistics are computed once. Padding keeps H and W at stride 1; the pool (3x3,
     stride 2) halves them, rounding up.
     """
@@ -27,16 +45,18 @@ class ConvNormNeuron(nn.Module):
         neuron: Neuron | None,
     ):
         super().__init__()
-        self.conv = nn.Conv2d(in_chans, out_chans, kernel_size, stride, kernel_size // 2, bias=bias)
+        self.conv = SpikeConv2d(in_chans, out_chans, kernel_size, stride, bias=bias)
         self.norm = nn.BatchNorm2d(out_chans)
-        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if pool else None
+        self.pool = pool
         self.neuron = neuron
 
-    def forward(self, x: Tensor, num_steps: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, num_steps: int | None = None, *, added: Tensor | None = None) -> Tensor:
         x = over_time(self.conv, x)
-        if self.neuron is not None and self.pool is None:
-            return norm_neuron(x, self.norm, self.neuron, num_steps)
-        x = batch_norm(x, self.norm, num_steps)
-        if self.pool is not None:
-            x = over_time(self.pool, x)
-        return x if self.neuron is None else self.neuron(x, num_steps)
+        if self.neuron is not None and not self.pool:
+            return norm_neuron(x, self.norm, self.neuron, num_steps, added)
+        if self.neuron is not None:
+            x = norm_pool_neuron(x, self.norm, self.neuron, num_steps)
+        else:
+            x = batch_norm(x, self.norm, num_steps)
+            x = over_time(max_pool, x) if self.pool else x
+        return x if added is None else x + added

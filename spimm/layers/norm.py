@@ -4,12 +4,30 @@ Both take x: [T, B, C, H, W], or [1, ...] with `num_steps` for an input that is 
 once, and running statistics move as if it had been repeated.
 """
 
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from functools import partial
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
 
-from spimm.kernels import norm_lif
+from spimm.kernels import norm_lif, norm_pool_lif
 from spimm.layers.time import over_time
 from spimm.neurons import Neuron
+
+_frozen = ContextVar("frozen running statistics", default=False)
+
+
+@contextlib.contextmanager
+def frozen_statistics() -> Iterator[None]:
+    """Within the context no running statistics move: for a computation that is done a second time."""
+    token = _frozen.set(True)
+    try:
+        yield
+    finally:
+        _frozen.reset(token)
 
 
 def batch_norm(x: Tensor, norm: nn.BatchNorm2d, num_steps: int | None = None) -> Tensor:
@@ -22,11 +40,33 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d, num_steps: int | None = None) ->
     return y.unflatten(0, x.shape[:2])
 
 
-def norm_neuron(x: Tensor, norm: nn.BatchNorm2d, neuron: Neuron, num_steps: int | None = None) -> Tensor:
-    """Spikes neuron(BN(x)), [T, B, C, H, W], through the fused op; updates the running statistics in training mode."""
+def norm_neuron(
+    x: Tensor, norm: nn.BatchNorm2d, neuron: Neuron, num_steps: int | None = None, added: Tensor | None = None
+) -> Tensor:
+    """neuron(BN(x)) + added, [T, B, C, H, W], through the fused op; updates the running statistics in training mode."""
+    return _fused(partial(norm_lif, added=added), x, norm, neuron, num_steps)
+
+
+def norm_pool_neuron(x: Tensor, norm: nn.BatchNorm2d, neuron: Neuron, num_steps: int | None = None) -> Tensor:
+    """As norm_neuron with `max_pool` between norm and neuron: [T, B, C, H / 2, W / 2], rounded up."""
+    return _fused(norm_pool_lif, x, norm, neuron, num_steps)
+
+
+def max_pool(x: Tensor) -> Tensor:
+    """The pool that norm_pool_neuron fuses: 3x3, stride 2. x: [N, C, H, W] -> [N, C, H / 2, W / 2], rounded up."""
+    return max_pool2d(x, 3, stride=2, padding=1)
+
+
+def _fused(
+    op: Callable[..., tuple[Tensor, Tensor, Tensor]],
+    x: Tensor,
+    norm: nn.BatchNorm2d,
+    neuron: Neuron,
+    num_steps: int | None,
+) -> Tensor:
     batch = _needs_batch_statistics(norm)
     count = _count(x, num_steps) if batch else 0
-    spikes, mean, variance = norm_lif(
+    y, mean, variance = op(
         x,
         norm.weight,
         norm.bias,
@@ -38,7 +78,7 @@ def norm_neuron(x: Tensor, norm: nn.BatchNorm2d, neuron: Neuron, num_steps: int 
     )
     if batch:
         _update_running(norm, mean, variance, count)
-    return spikes
+    return y
 
 
 def _needs_batch_statistics(norm: nn.BatchNorm2d) -> bool:
@@ -55,7 +95,7 @@ def _count(x: Tensor, num_steps: int | None) -> int:
 @torch.no_grad()
 def _update_running(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
     """Moves the running statistics towards a batch of `count` values a channel (its biased variance made unbiased)."""
-    if not norm.training or norm.running_mean is None:
+    if not norm.training or norm.running_mean is None or _frozen.get():
         return
     assert norm.running_var is not None and norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)

@@ -89,4 +89,4 @@ class SPEDS(nn.Module):
             if index == self.tap:
                 tapped, tapped_steps = x, num_steps
             x, num_steps = unit(x, num_steps), None
-        return x if self.shortcut is None else x + self.shortcut(tapped, tapped_steps)
+        return x if self.shortcut is None else self.shortcut(tapped, tapped_steps, added=x)

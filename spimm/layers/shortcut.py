@@ -33,7 +33,7 @@ def exit_neuron(shortcut: Shortcut, neuron_fn: NeuronFn) -> Neuron | None:
 
 
 class Residual(nn.Module):
-    """x + branch(entry(x)). x: [T, B, C, H, W] -> same."""
+    """x + branch(entry(x)). x: [T, B, C, H, W] -> same. The branch adds x itself, in its last op."""
 
     def __init__(self, branch: nn.Module, *, shortcut: Shortcut, neuron_fn: NeuronFn):
         super().__init__()
@@ -41,4 +41,4 @@ class Residual(nn.Module):
         self.branch = branch
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.branch(self.entry(x))
+        return self.branch(self.entry(x), added=x)

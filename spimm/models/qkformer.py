@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from spimm.kernels import Memory
 from spimm.layers import (
     PATCH_FORMS,
     SPEDS,
@@ -19,9 +20,11 @@ from spimm.layers import (
     SpikingMLP,
     as_sequence,
     check_shortcut,
+    checkpointed,
     entry,
     exit_neuron,
     qk_attention,
+    set_memory,
 )
 from spimm.models.features import FeatureList, pick_stages
 from spimm.models.registry import ModelCard, register_model
@@ -60,6 +63,10 @@ class QKFormerConfig:
     """SSA's scale 0.125 merged into its threshold: equal spikes, no multiplication."""
     legacy: bool = False
     """SSA's projection neuron integrates over T*B, as the authors' code does: samples influence each other."""
+    memory: Memory = "full"
+    """How convolutions keep their inputs for the backward pass: "full", or "packed" in 1 to 8 bits a value."""
+    checkpoint: bool = False
+    """Embeddings and blocks keep their inputs alone and compute the rest again in the backward pass."""
 
     def __post_init__(self) -> None:
         check_shortcut(self.shortcut)
@@ -130,9 +137,18 @@ class Stage(nn.Module):
             deformed_shortcut=config.deformed_shortcut,
         )
         self.blocks = nn.Sequential(*(Block(config.attention[index], dim, config) for _ in range(config.depths[index])))
+        self.checkpoint = config.checkpoint
 
     def forward(self, x: Tensor, num_steps: int | None = None) -> Tensor:
-        return self.blocks(self.embed(x, num_steps))
+        call = checkpointed if self.checkpoint else _call
+        x = call(self.embed, x, num_steps)
+        for block in self.blocks:
+            x = call(block, x)
+        return x
+
+
+def _call(module: nn.Module, *inputs: Any) -> Tensor:
+    return module(*inputs)
 
 
 class QKFormer(nn.Module):
@@ -154,6 +170,7 @@ class QKFormer(nn.Module):
         self.last_neuron = entry(config.shortcut, config.neuron_fn)
         self.head: nn.Module
         self.reset_classifier(config.num_classes)
+        set_memory(self, config.memory)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward_intermediates(
@@ -185,7 +202,8 @@ class QKFormer(nn.Module):
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """[T, B, D, H', W'] -> logits [B, num_classes]: mean over space and time, then linear."""
         dtype = torch.promote_types(features.dtype, torch.float32)
-        pooled = features.mean((-2, -1), dtype=dtype).mean(0)
+        tokens = features.movedim(2, -1).flatten(2, 3)  # their gradient then has the memory order of the features
+        pooled = tokens.mean(2, dtype=dtype).mean(0)
         if pre_logits or isinstance(self.head, nn.Identity):
             return pooled
         return self.head(pooled.to(next(self.head.parameters()).dtype))

@@ -1,5 +1,3 @@
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,14 +18,12 @@ def traced(model: nn.Module, x: Tensor) -> Trace:
 class Core(nn.Module):
     """An attention core on a sequence that holds q, k (and v) as its channels."""
 
-    def __init__(self, core: nn.Module, num_inputs: int) -> None:
+    def __init__(self, core: nn.Module) -> None:
         super().__init__()
         self.core = core
-        self.num_inputs = num_inputs
 
     def forward(self, x: Tensor) -> Tensor:
-        steps, _ = as_sequence(x, 1, x.shape[2])
-        return self.core(*steps.chunk(self.num_inputs, dim=2))
+        return self.core(as_sequence(x, 1, x.shape[2])[0])
 
 
 HEADS, HEAD_WIDTH, WIDTH, TOKENS = 2, 3, 6, 20
@@ -56,10 +52,10 @@ def test_convolutions_count_kernel_area_times_channels_over_groups() -> None:
     assert trace.layer("linear").dense == 6 * 7 * 4 * 5
 
 
-@pytest.mark.parametrize("core_type", [TokenMask, ChannelMask])
-def test_masks_add_each_value_of_q_once_and_nothing_of_k(core_type: Callable[..., nn.Module]) -> None:
+@pytest.mark.parametrize("core", [TokenMask(HEADS, IF()), ChannelMask(IF())])
+def test_masks_add_each_value_of_q_once_and_nothing_of_k(core: nn.Module) -> None:
     x = _spikes(2)
-    layer = traced(Core(core_type(HEADS, IF()), 2), x).layer("core")
+    layer = traced(Core(core), x).layer("core")
     (product,) = layer.products
     assert (product.dense, product.gate, product.paired) == (TOKENS * WIDTH, "q", None)
     assert layer.input("q").nonzero == pytest.approx(x[:, :, :WIDTH].mean().item())
@@ -69,7 +65,7 @@ def test_masks_add_each_value_of_q_once_and_nothing_of_k(core_type: Callable[...
 
 def test_spike_products_add_one_row_of_a_head_for_every_spike_of_k_and_of_q() -> None:
     x = _spikes(3)
-    layer = traced(Core(SpikeProduct(HEADS, 1.0, IF()), 3), x).layer("core")
+    layer = traced(Core(SpikeProduct(HEADS, 1.0, IF())), x).layer("core")
     first, second = layer.products
     dense = TOKENS * WIDTH * HEAD_WIDTH
     assert (first.dense, first.gate, second.dense, second.gate, second.paired) == (dense, "k", dense, "q", None)

@@ -76,7 +76,7 @@ def test_heads_are_the_channels_of_a_token_mask() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             steps, _ = as_sequence(x, 1, 8)
-            return self.core(steps, steps)
+            return self.core(torch.cat((steps, steps), 2))
 
     x = torch.zeros(2, 3, 8, 5, 5)
     x[:, :, 2:4] = 1  # one of four heads
@@ -113,7 +113,9 @@ def test_joined_steps_are_put_back_in_their_place(firing: Build) -> None:
     model, x = firing(legacy=True), torch.rand(3, 1, 8, 8)
     seen: dict[str, Tensor] = {}
     attention = model.stages[2].blocks[0].attention.branch
-    attention.register_forward_hook(lambda module, args, output: seen.update(attention=output))
+    attention.register_forward_hook(
+        lambda module, args, kwargs, output: seen.update(attention=output - kwargs["added"]), with_kwargs=True
+    )
     attention.proj.register_forward_hook(lambda module, args, output: seen.update(unit=output))
     trace = traced(model, x)
     assert seen["unit"].shape[:2] == (12, 1)  # [T*B, 1, ...]
@@ -164,12 +166,8 @@ def test_after_an_error_hooks_are_gone_and_the_call_counts_for_nothing(countable
 
 
 def test_a_neuron_that_breaks_its_promise_is_named(countable: Build, one_pixel: Tensor) -> None:
-    class Half(IF):
-        def forward(self, x: Tensor, num_steps: int | None = None) -> Tensor:
-            return super().forward(x, num_steps) / 2
-
     model = countable(pool=True)
-    model.body.neuron = Half()
+    model.body.register_forward_hook(lambda module, args, output: output / 2)
     with pytest.raises(ValueError, match=r"'body\.neuron' gives 0\.5; wanted spikes, exactly 0 or 1"):
         traced(model, one_pixel)
 
@@ -226,8 +224,8 @@ def test_a_new_kind_of_layer_needs_only_a_probe() -> None:
             return self.gate(as_sequence(x, 1, 1)[0])
 
     @probe.register
-    def _(module: Gate) -> Probe:
-        return Probe("gate", ("x",), lambda inputs, output: (Work("square", output[0, 0].numel(), gate=0),))
+    def _(module: Gate) -> tuple[Probe, ...]:
+        return (Probe("gate", ("x",), lambda inputs, output: (Work("square", output[0, 0].numel(), gate=0),)),)
 
     trace = traced(Net(), torch.ones(2, 3, 1, 4, 4))
     assert trace.num_steps == 3

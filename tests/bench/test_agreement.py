@@ -54,6 +54,13 @@ def test_nearness_is_relative_to_the_norm_of_what_is_expected() -> None:
         near(expected + torch.tensor([0.0, 5.0]), expected, tolerance=0.005, what="x")
 
 
+def test_what_is_smaller_than_the_floor_is_measured_by_the_floor() -> None:
+    small = torch.tensor([1e-6])
+    assert near(2 * small, small, tolerance=1e-5, what="x", floor=1.0) == pytest.approx(1e-6)
+    with pytest.raises(Mismatch):
+        near(2 * small, small, tolerance=1e-5, what="x")
+
+
 def test_nan_another_shape_and_a_difference_from_zero_are_mismatches() -> None:
     zero = torch.zeros(2)
     assert near(zero, zero, tolerance=1e-6, what="x") == 0

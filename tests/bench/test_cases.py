@@ -1,5 +1,6 @@
 """Every case runs, checks before it measures, and gives a full record."""
 
+import importlib.util
 import mmap
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from spimm.bench import (
     Options,
     Plan,
     Ratio,
+    Series,
+    Sweep,
+    Work,
     find_case,
     kernels,
     list_cases,
@@ -18,10 +22,25 @@ from spimm.bench import (
     registry,
     run_case,
 )
-from spimm.bench.memory import forget_peak, in_fresh_process, resident
+from spimm.bench.environment import PEERS
+from spimm.bench.fresh import Trained, forget_peak, in_fresh_process, resident
 
 QUICK = Options(quick=True)
-PRECISIONS = {"memory": ["bf16"]}
+GOALS = {
+    ("norm_lif", "spikingjelly fp32", "spimm fp32"): 12.0,
+    ("norm_lif", "spikingjelly bf16", "spimm bf16"): 12.0,
+    ("lif", "spikingjelly fp32", "spimm fp32"): 8.0,
+    ("lif", "snntorch fp32", "spimm fp32"): 10.0,
+    ("lif", "norse fp32", "spimm fp32"): 10.0,
+    ("lif", "torch.compile fp32", "spimm fp32"): 1.5,
+    ("train_step", "spikingjelly fp32", "spimm fp32"): 2.0,
+    ("train_step", "spikingjelly fp32", "spimm bf16"): 7.0,
+    ("train_step", "spikingjelly bf16", "spimm bf16"): 3.5,
+    ("inference", "spikingjelly fp32", "spimm fp32"): 2.5,
+    ("inference", "spikingjelly fp32", "spimm folded bf16"): 10.0,
+    ("first_step", "spimm fp32 steady step", "spimm fp32 first step"): 1 / 1.5,
+    ("first_step", "spimm bf16 steady step", "spimm bf16 first step"): 1 / 1.5,
+}
 
 
 @pytest.fixture
@@ -34,43 +53,62 @@ def no_new_cases() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", [case.name for case in list_cases()])
 def test_a_quick_run_of_every_case_gives_a_full_record(name: str) -> None:
-    pytest.importorskip("spikingjelly")
+    for library in ("spikingjelly", "snntorch"):
+        pytest.importorskip(library)
     record = run_case(name, QUICK, threads=1, command=f"spimm bench {name} --quick")
-    precisions = PRECISIONS.get(name, ["fp32", "bf16"])
-    libraries = ("spimm", "spikingjelly")
-    assert set(record.sides) == {f"{library} {precision}" for library in libraries for precision in precisions}
+    assert any(side.startswith("spimm") for side in record.sides)
     assert all(summary.min > 0 and len(summary.samples) == record.repeats for summary in record.sides.values())
-    assert {(item.slower.split()[0], item.faster.split()[0]) for item in record.comparisons} == {libraries[::-1]}
+    assert record.comparisons or record.curves
     assert record.checks
     assert record.setting
     assert record.hardware["cpu"] and record.hardware["cores"] and record.hardware["spimm_isa"]
-    assert record.versions.keys() == {"spimm", "torch", "spikingjelly", "python"} and all(record.versions.values())
+    assert record.versions.keys() == {"spimm", "torch", "python", *PEERS} and record.versions["spikingjelly"]
     assert (record.case, record.quick, record.threads, record.command) == (name, True, 1, f"spimm bench {name} --quick")
+    limits = {rate.limit for rate in record.rates}
+    assert limits <= record.sides.keys()
+    assert all(rate.share.median == 1 for rate in record.rates if rate.side in limits)
 
 
-@pytest.mark.parametrize("name", ["norm_lif", "lif", "train_step", "inference"])
+@pytest.mark.parametrize("name", ["norm_lif", "lif", "token_mask", "train_step", "inference", "scaling_width"])
 def test_without_peers_ours_alone_is_checked_and_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "spikingjelly.activation_based", None)
+    for library in ("spikingjelly.activation_based", "snntorch", "norse"):
+        monkeypatch.setitem(sys.modules, library, None)
     record = run_case(name, Options(peers=False, quick=True))
-    assert set(record.sides) == {"spimm fp32", "spimm bf16"}
+    assert {side.split()[0] for side in record.sides} <= {"spimm", "copy", "matmul"}
     assert record.checks
-    assert record.comparisons == []
-    assert record.versions["spikingjelly"] is None
+    assert {item.slower.split()[0] for item in record.comparisons} <= {"spimm"}
+    assert {record.versions[peer] for peer in PEERS} == {None}
 
 
-def test_goals_stand_where_the_full_size_is_run() -> None:
+@pytest.mark.parametrize("name", sorted({case for case, _, _ in GOALS}))
+def test_goals_stand_where_the_full_size_is_run(name: str) -> None:
+    for library in ("spikingjelly", "snntorch"):
+        pytest.importorskip(library)
+    ratios = find_case(name).prepare(QUICK).ratios
+    goals = {(name, ratio.slower, ratio.faster): ratio.goal for ratio in ratios if ratio.goal is not None}
+    wanted = {key: goal for key, goal in GOALS.items() if key[0] == name}
+    if importlib.util.find_spec("norse") is None:
+        wanted.pop(("lif", "norse fp32", "spimm fp32"), None)
+    assert goals == wanted
+
+
+def test_every_goal_of_memory_is_a_share_of_the_peers_turned_over() -> None:
     pytest.importorskip("spikingjelly")
-    goals = {
-        (name, ratio.slower, ratio.faster): ratio.goal
-        for name in ("norm_lif", "train_step")
-        for ratio in find_case(name).prepare(QUICK).ratios
-        if ratio.goal is not None
-    }
+    goals = {(ratio.slower, ratio.faster): ratio.goal for ratio in find_case("memory").prepare(QUICK).ratios}
     assert goals == {
-        ("norm_lif", "spikingjelly fp32", "spimm fp32"): 8.0,
-        ("train_step", "spikingjelly fp32", "spimm fp32"): 1.8,
-        ("train_step", "spikingjelly fp32", "spimm bf16"): 4.0,
+        ("spikingjelly bf16", "spimm packed bf16"): pytest.approx(1 / 0.35),
+        ("spikingjelly memopt bf16", "spimm packed checkpoint bf16"): pytest.approx(1 / 0.7),
+        ("spikingjelly memopt bf16", "spimm packed bf16"): None,
     }
+
+
+def test_a_peer_that_may_be_missing_is_named_in_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for library in ("spikingjelly", "snntorch"):
+        pytest.importorskip(library)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    plan = find_case("lif").prepare(QUICK)
+    assert "norse fp32" not in plan.sides
+    assert "pip install norse" in plan.setting["norse"]
 
 
 def test_a_case_that_fails_its_check_is_not_measured(no_new_cases: None) -> None:
@@ -136,12 +174,16 @@ def test_one_function_adds_a_case_and_its_ratios_are_summed_up_by_the_runner(no_
 
 
 def test_unknown_names_and_impossible_plans_are_errors() -> None:
-    with pytest.raises(ValueError, match=r"unknown case 'norm_lf'; did you mean norm_lif\?"):
+    with pytest.raises(ValueError, match=r"unknown case 'norm_lf'; did you mean norm_lif"):
         find_case("norm_lf")
     with pytest.raises(ValueError, match="names the side 'b'; the sides are a"):
         Plan(setting={}, check=dict, sides={"a": lambda: 1.0}, ratios=[Ratio("a", "b")])
     with pytest.raises(ValueError, match="repeats 0"):
         Plan(setting={}, check=dict, sides={"a": lambda: 1.0}, repeats=0)
+    with pytest.raises(ValueError, match="a piece of work names the side 'copy'; the sides are a"):
+        Plan(setting={}, check=dict, sides={"a": lambda: 1.0}, work={"a": Work(1.0, "B", "copy")})
+    with pytest.raises(ValueError, match="a series names the side 'b'; the sides are a"):
+        Plan(setting={}, check=dict, sides={"a": lambda: 1.0}, sweep=Sweep("T", [Series("s", {1: "b"})]))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -158,7 +200,12 @@ def test_the_peak_of_resident_memory_remembers_what_was_freed_and_can_be_forgott
     assert resident()[1] - before < 30
 
 
+def test_a_process_of_its_own_measures_the_first_step_and_a_steady_one() -> None:
+    first, steady = in_fresh_process("first", Trained("spimm", "fp32", quick=True), 2)()
+    assert first > 0 and steady > 0
+
+
 def test_a_measuring_process_that_fails_is_an_error_with_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spimm.bench.memory._CHILD", "raise SystemExit('no memory left')")
+    monkeypatch.setattr("spimm.bench.fresh._CHILD", "raise SystemExit('no memory left')")
     with pytest.raises(RuntimeError, match="spimm bf16 failed:\nno memory left"):
-        in_fresh_process("spimm", "bf16", True)()
+        in_fresh_process("peak", Trained("spimm", "bf16", quick=True), 1)()

@@ -3,20 +3,23 @@
 import csv
 import io
 import json
+import math
 from pathlib import Path
 
 import pytest
 import tyro
 
-from spimm.bench import Comparison, Mismatch, Ratio, Record, Summary, write
+from spimm.bench import Comparison, Mismatch, Ratio, Record, Series, Summary, Sweep, Work, write
+from spimm.bench.curves import curves_of
 from spimm.bench.environment import hardware, slug
+from spimm.bench.rates import rates_of
 from spimm.bench.results import COLUMNS
 from spimm.cli.bench import bench
 
 SLOW, FAST = Summary.of([10.0, 12.0, 11.0]), Summary.of([1.0, 2.0, 1.0])
 
 
-def record(*, quick: bool = False, goal: float | None = 8.0) -> Record:
+def record(*, quick: bool = False, goal: float | None = 8.0, sweep: bool = False) -> Record:
     ratio = Summary.of([10.0, 6.0, 11.0])
     return Record(
         case="norm_lif",
@@ -27,6 +30,14 @@ def record(*, quick: bool = False, goal: float | None = 8.0) -> Record:
         checks={"spikes": 0.0},
         sides={"spikingjelly fp32": SLOW, "spimm fp32": FAST},
         comparisons=[Comparison.of(Ratio("spikingjelly fp32", "spimm fp32", goal), ratio, quick=quick)],
+        rates=rates_of(
+            {"spimm fp32": Work(3e6, "B", "copy"), "copy": Work(8e6, "B", "copy")},
+            {"spimm fp32": FAST.samples, "copy": [1.0, 2.0, 2.0]},
+        ),
+        curves=curves_of(
+            Sweep("T", [Series("time", {1: "spimm fp32", 4: "spikingjelly fp32"}, expected=1.0)]) if sweep else None,
+            {"spikingjelly fp32": SLOW, "spimm fp32": FAST},
+        ),
         hardware=hardware() | {"cpu": "Fast(R) Chip(TM) 9 CPU @ 2.20GHz", "cores": 2},
         versions={"torch": "2.8", "spikingjelly": None},
         threads=2,
@@ -58,8 +69,21 @@ def test_csv_has_a_line_for_every_side_and_ratio(tmp_path: Path) -> None:
         ("side", "spikingjelly fp32", "11.0", "ms", "3"),
         ("side", "spimm fp32", "1.0", "ms", "3"),
         ("ratio", "spikingjelly fp32 / spimm fp32", "10.0", "x", "3"),
+        ("rate", "spimm fp32", "3000000000", "B/s", "3"),
+        ("share", "spimm fp32 of copy", "0.375", "", "3"),
+        ("rate", "copy", "4000000000", "B/s", "3"),
+        ("share", "copy of copy", "1.0", "", "3"),
     ]
     assert (rows[2]["goal"], rows[2]["met"], rows[0]["goal"]) == ("20.0", "False", "")
+
+
+def test_a_sweep_has_a_line_in_the_csv_and_a_picture(tmp_path: Path) -> None:
+    _, csv_path, png_path = write(record(sweep=True), tmp_path)
+    assert png_path.read_bytes().startswith(b"\x89PNG")
+    assert png_path.name == "norm_lif_fast-chip-9-2c_2026-01-02.png"
+    row = list(csv.DictReader(io.StringIO(csv_path.read_text())))[-1]
+    assert (row["kind"], row["name"], row["samples"]) == ("slope", "time against T", "2")
+    assert float(row["median"]) == pytest.approx(math.log(11) / math.log(4), abs=1e-4)
 
 
 def test_files_are_replaced_whole_and_nothing_unfinished_is_left(tmp_path: Path) -> None:
@@ -104,7 +128,7 @@ def test_the_command_goes_on_after_a_mismatch_writes_nothing_of_it_and_ends_with
     def disagree(*_: object, **__: object) -> float:
         raise Mismatch("1 of 4 spikes differ")
 
-    monkeypatch.setattr("spimm.bench.network.near", disagree)
+    monkeypatch.setattr("spimm.bench.workload.near", disagree)
     assert run("inference", "lif", "--quick", "--no-peers", "--out", str(tmp_path)) == 1
     assert "the sides disagree, not timed: 1 of 4 spikes differ" in " ".join(capsys.readouterr().out.split())
     assert [path.name.split("-")[0] for path in tmp_path.glob("*.json")] == ["lif"]

@@ -44,6 +44,15 @@ def test_a_trained_run_is_evaluated(run, capsys):
     assert metrics["images"] == 360 and 0 <= metrics["top1"] <= 100
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_trained_run_is_evaluated_folded(run, precision, capsys):
+    found = []
+    for options in (["--fold"], []):
+        assert main(["eval", str(run), "--precision", precision, "--as-json", *options]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0]["images"] == 360 and found[0]["top1"] == pytest.approx(found[1]["top1"], abs=2)
+
+
 def test_a_trained_run_is_analyzed_into_a_folder(run, tmp_path, capsys):
     assert main(["analyze", str(run), "--images", "20", "--out", str(tmp_path / "report")]) == 0
     assert "energy per sample" in capsys.readouterr().out

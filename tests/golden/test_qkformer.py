@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 import spimm
-from spimm.kernels import dispatch
+from spimm.kernels import Dynamics, dispatch
 from spimm.kernels.lif import reference as lif_reference
 from spimm.kernels.norm_lif import reference as norm_lif_reference
+from spimm.kernels.norm_pool_lif import reference as norm_pool_lif_reference
+from spimm.kernels.qk_mask import reference as qk_mask_reference
+from spimm.layers import TokenMask
 from spimm.models import qkformer_keys
 from spimm.models.official import official_keys
 
@@ -29,6 +32,13 @@ class Run(NamedTuple):
     gradients: dict[str, float]
 
 
+REFERENCES = {
+    "norm_lif": norm_lif_reference.norm_lif,
+    "norm_pool_lif": norm_pool_lif_reference.norm_pool_lif,
+    "token_mask": qk_mask_reference.token_mask,
+    "lif": lif_reference.lif,
+}
+COUNTING = ("token_mask", "lif")  # neurons that integrate whole numbers, or eighths of them
 GOLDEN = weights.load("qkformer_cifar_4_384_T4_legacy")
 
 
@@ -46,14 +56,18 @@ def run(mode: str) -> Run:
     rates: dict[str, float] = {}
     modules = dict(model.named_modules())
     for ours, theirs in qkformer_keys.unit_names(model).items():
-        unit = modules[ours]
-        spiking = unit.neuron if ours.endswith("core") else unit
 
-        def keep(module: nn.Module, inputs: Any, spikes: Tensor, theirs: list[str] = theirs) -> None:
-            for name, part in zip(theirs, spikes.chunk(len(theirs), dim=2), strict=True):
+        def keep(
+            module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor, theirs: list[str] = theirs
+        ) -> None:
+            if isinstance(module, TokenMask):
+                output = module.mask(args[0])
+            elif kwargs.get("added") is not None:
+                output = output - kwargs["added"]
+            for name, part in zip(theirs, output.chunk(len(theirs), dim=2), strict=True):
                 rates[f"{name}_lif"] = part.mean().item()
 
-        spiking.register_forward_hook(keep)
+        modules[ours].register_forward_hook(keep, with_kwargs=True)
     with torch.set_grad_enabled(mode == "train"):
         logits = model(weights.model_input(GOLDEN))
     gradients: dict[str, float] = {}
@@ -101,21 +115,23 @@ def test_the_cpu_kernels_decide_every_spike_of_this_network_as_the_reference(
         """The op on the CPU backend, its spikes held against the reference in float64 on the same inputs."""
         ops.append(op)
         results = original(op, "cpu", *inputs, **settings)
-        dynamics = inputs[1] if op == "lif" else inputs[3]
+        if op not in REFERENCES:
+            return results
+        (dynamics,) = (value for value in inputs if isinstance(value, Dynamics))
         fire = Potentials(dynamics.surrogate)
-        reference = lif_reference.lif if op == "lif" else norm_lif_reference.norm_lif
         exact = [x.double() if isinstance(x, Tensor) else x for x in inputs]
-        truth = reference(*exact, **settings, fire=fire)[0]
-        eighths = 8 * exact[0]
-        if op == "lif" and torch.equal(eighths, eighths.round()):  # counts, halved a few times, are exact: no doubt
-            assert torch.equal(results[0].double(), truth)
-        else:
-            assert_spike_parity(results[0], truth, fire.decided(TOLERANCES[torch.float32].potential))
+        out, truth = results[0], REFERENCES[op](*exact, **settings, fire=fire)[0]
+        if op in COUNTING:  # counts, halved a few times, are exact: no doubt
+            assert torch.equal(out.double(), truth)
+            return results
+        added = exact[-1] if op == "norm_lif" and exact[-1] is not None else 0
+        assert_spike_parity(out - added, truth - added, fire.decided(TOLERANCES[torch.float32].potential))
         return results
 
     monkeypatch.setattr(dispatch, "call", checked)
     with torch.no_grad():
         logits = model(weights.model_input(GOLDEN).float())
-    # two units pool before they fire; four cores do not normalise
-    assert (ops.count("norm_lif"), ops.count("lif")) == (23, 6)
+    assert {op: ops.count(op) for op in (*REFERENCES, "spike_conv2d", "spike_attention")} == {
+        "norm_lif": 23, "norm_pool_lif": 2, "token_mask": 2, "lif": 2, "spike_conv2d": 25, "spike_attention": 2,
+    }  # fmt: skip
     assert logits.isfinite().all()

@@ -54,12 +54,16 @@ def test_norm_lif_is_a_sound_op(frozen: bool, dtype: torch.dtype) -> None:
     statistics = (torch.zeros(5), torch.ones(5))
     for addend in (None, residual.requires_grad_()):
         given = statistics if frozen else (None, None)
-        arguments = (x.requires_grad_(), weight, bias, *given, addend, coefficients(), 3, 1e-5, *CODE)
-        torch.library.opcheck(torch.ops.spimm.norm_lif.default, arguments, test_utils=CHECKS)
+        inputs, settings = (x.requires_grad_(), weight, bias, *given, addend), (coefficients(), 3, 1e-5, *CODE)
+        torch.library.opcheck(torch.ops.spimm.norm_lif.default, (*inputs, addend, *settings), test_utils=CHECKS)
+        torch.library.opcheck(torch.ops.spimm.norm_lif_membrane.default, (*inputs, *settings), test_utils=CHECKS)
     grad = channels_last(3, 2, 4, 4, 5, seed=2)
-    numbers = (weight.detach(), bias.detach(), *statistics)
-    arguments = (grad, x.detach(), *numbers, residual.detach(), coefficients().detach(), not frozen, True, 1e-5, *CODE)
-    torch.library.opcheck(torch.ops.spimm.norm_lif_backward.default, arguments, test_utils=CHECKS)
+    inputs = (x.detach(), weight.detach(), bias.detach(), *statistics)
+    for added, before, membrane in ((None, residual.detach(), None), (grad, None, residual.detach())):
+        for to_residual in (False, True):
+            settings = (to_residual, coefficients().detach(), not frozen, True, 1e-5, *CODE)
+            arguments = (grad, added, *inputs, before, membrane, *settings)
+            torch.library.opcheck(torch.ops.spimm.norm_lif_backward.default, arguments, test_utils=CHECKS)
 
 
 def outcome(function: Any, unit: ConvNormNeuron, x: Tensor, **options: Any) -> list[Tensor]:

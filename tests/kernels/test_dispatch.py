@@ -139,7 +139,10 @@ def test_every_build_that_this_processor_runs_agrees_with_the_reference(isa: str
         "import sys, pytest; from spimm.kernels.cpu import extension; "
         f"assert extension().isa() == {isa!r}; sys.exit(pytest.main(sys.argv[1:]))",
         *("-p", "no:cacheprovider", "-x", "-k", "agrees_with_the_reference and cpu"),
-        *(str(folder / name) for name in ("test_lif.py", "test_norm_lif.py")),
+        *(
+            str(folder / name)
+            for name in ("test_lif.py", "test_norm_lif.py", "test_spike_conv.py", "test_spike_attention.py")
+        ),
         isa=isa,
     )
     assert child.returncode == 0, child.stdout[-3000:] + child.stderr[-1000:]

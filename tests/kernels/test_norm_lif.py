@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spimm.kernels import Dynamics, lif, list_backends, norm_lif
+from spimm.kernels import Dynamics, lif, list_backends, norm_lif, norm_lif_membrane
+from spimm.kernels.lif import reference as lif_reference
 from spimm.kernels.norm_lif import reference
 
 from .conftest import (
@@ -44,10 +45,11 @@ def check_parity(case: dict[str, Any], shape: tuple[int, ...], backend: str) -> 
         "weight": weight,
         "bias": bias,
         **({"residual": values(num_steps, *shape, seed=1)} if case["residual"] else {}),
+        **({"added": values(num_steps, *shape, seed=5).sign()} if case["added"] else {}),
     }
     truth_of["x"] = truth_of["x"].bfloat16().double()
     given = {name: tensor.float() for name, tensor in truth_of.items()}
-    for name in given.keys() & {"x", "residual"}:
+    for name in given.keys() & {"x", "residual", "added"}:
         given[name] = laid_out(given[name].to(dtype), case["layout"])
     for name in ("weight", "bias"):
         truth_of[name] = given[name].double()
@@ -66,31 +68,34 @@ def check_parity(case: dict[str, Any], shape: tuple[int, ...], backend: str) -> 
     true_mean, true_variance = (s.double() for s in statistics) if statistics else (None, None)
     truth, true_mean, true_variance = reference.norm_lif(
         true_inputs["x"], true_inputs["weight"], true_inputs["bias"], make_dynamics(case, true_learnt), true_mean,
-        true_variance, true_inputs.get("residual"), num_steps=num_steps, eps=1e-3, fire=fire,
+        true_variance, true_inputs.get("residual"), true_inputs.get("added"), num_steps=num_steps, eps=1e-3, fire=fire,
     )  # fmt: skip
     mean, variance = statistics or (None, None)
-    spikes, mean, variance = norm_lif(
+    out, mean, variance = norm_lif(
         inputs["x"], inputs["weight"], inputs["bias"], make_dynamics(case, learnt), mean=mean, variance=variance,
-        residual=inputs.get("residual"), num_steps=num_steps, eps=1e-3, backend=backend,
+        residual=inputs.get("residual"), added=inputs.get("added"), num_steps=num_steps, eps=1e-3, backend=backend,
     )  # fmt: skip
-    assert spikes.dtype == dtype
+    assert out.dtype == dtype
     assert mean.dtype == variance.dtype == torch.float32
     assert not mean.requires_grad
     assert_near(mean, true_mean, tolerance.statistics, "mean")
     assert_near(variance, true_variance, tolerance.statistics, "variance")
     decided = fire.decided(tolerance.potential)
-    assert_spike_parity(spikes, truth, decided)
+    added = true_inputs.get("added", torch.zeros(())).detach()
+    assert_spike_parity(out.double() - added, truth - added, decided)
 
     upstream = values(*truth.shape, seed=2) * decided[-1]
     expected = gradients((truth * upstream).sum(), true_inputs)
-    for name, gradient in gradients((spikes * upstream.to(dtype)).sum(), inputs).items():
+    for name, gradient in gradients((out * upstream.to(dtype)).sum(), inputs).items():
         assert gradient.dtype == inputs[name].dtype
-        limit = tolerance.gradient if name in ("x", "residual") else tolerance.summed
+        limit = tolerance.gradient if name in ("x", "residual", "added") else tolerance.summed
         assert_near(gradient, expected[name], limit, f"gradient of {name}")
 
 
 @pytest.mark.parametrize("backend", list_backends("norm_lif"))
-@pytest.mark.parametrize("case", covering({**FACTORS, "residual": [False, True], "frozen": [False, True]}))
+@pytest.mark.parametrize(
+    "case", covering({**FACTORS, **{name: [False, True] for name in ("residual", "added", "frozen")}})
+)
 def test_every_backend_agrees_with_the_reference(case: dict[str, Any], backend: str) -> None:
     check_parity(case, SHAPES[case["shape"]], backend)
 
@@ -103,7 +108,7 @@ def test_the_cpu_backend_agrees_with_the_reference_over_many_tiles(
 ) -> None:
     with_threads(threads)  # more than 32 tiles of 4096 elements a thread and a ragged last one; rows longer than a tile
     case = {"surrogate": "sigmoid", "num_steps": 2, "layout": "channels-last", "reset": "soft", "dtype": dtype}
-    case |= {"detach": False, "shared": False, "learnt": True, "residual": True, "frozen": False}
+    case |= {"detach": False, "shared": False, "learnt": True, "residual": True, "added": True, "frozen": False}
     check_parity(case, shape, "cpu")
 
 
@@ -182,6 +187,81 @@ def test_spikes_do_not_depend_on_the_number_of_threads(with_threads) -> None:
         torch.testing.assert_close(mean, results[0][3], atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("backend", list_backends("norm_lif_membrane"))
+@pytest.mark.parametrize("case", covering({**FACTORS, "residual": [False, True], "frozen": [False, True]}))
+def test_the_membrane_form_is_the_norm_and_the_neuron_of_what_it_stores(case: dict[str, Any], backend: str) -> None:
+    dtype, num_steps, shape = DTYPES[case["dtype"]], case["num_steps"], SHAPES[case["shape"]]
+    tolerance, channels = TOLERANCES[dtype], shape[1]
+    given = {name: tensor.float() for name, tensor in zip(("weight", "bias"), affine(channels), strict=True)}
+    given["x"] = laid_out(values(1 if case["shared"] else num_steps, *shape, scale=1.5).to(dtype), case["layout"])
+    if case["residual"]:
+        given["residual"] = laid_out(values(num_steps, *shape, seed=1).to(dtype), case["layout"])
+    statistics = (torch.linspace(-0.5, 0.5, channels), torch.linspace(0.4, 1.9, channels)) if case["frozen"] else ()
+    inputs = {name: tensor.detach().requires_grad_() for name, tensor in given.items()}
+    true_inputs = {name: tensor.detach().double().requires_grad_() for name, tensor in given.items()}
+    true_learnt, learnt = make_learnt(case), make_learnt(case)
+    scalars = ("decay", "gain", "threshold")[: len(learnt)]
+
+    numbers = [true_inputs[name] for name in ("x", "weight", "bias")]
+    true_mean, true_variance = (s.double() for s in statistics) if statistics else (None, None)
+    true_membrane, *_ = reference.membrane(*numbers, true_mean, true_variance, true_inputs.get("residual"), eps=1e-3)
+    true_membrane = true_membrane.expand(num_steps, *shape)
+    mean, variance = statistics or (None, None)
+    membrane, spikes, _, _ = norm_lif_membrane(
+        inputs["x"], inputs["weight"], inputs["bias"], make_dynamics(case, learnt), mean=mean, variance=variance,
+        residual=inputs.get("residual"), num_steps=num_steps, eps=1e-3, backend=backend,
+    )  # fmt: skip
+    assert membrane.dtype == spikes.dtype == dtype
+    assert_near(membrane, true_membrane, 2 * tolerance.statistics if dtype == torch.float32 else 2**-7, "membrane")
+
+    stored = true_membrane + (membrane.detach().double() - true_membrane.detach())  # its gradient is the true one's
+    fire = Potentials(SURROGATES[case["surrogate"]])
+    truth, _ = lif_reference.lif(stored, make_dynamics(case, true_learnt), num_steps=num_steps, fire=fire)
+    decided = fire.decided(tolerance.potential)
+    assert_spike_parity(spikes, truth, decided)
+
+    upstream = [values(*truth.shape, seed=seed) * decided[-1] for seed in (2, 3)]
+    inputs |= dict(zip(scalars, learnt, strict=True))
+    true_inputs |= dict(zip(scalars, true_learnt, strict=True))
+    expected = gradients((stored * upstream[0]).sum() + (truth * upstream[1]).sum(), true_inputs)
+    loss = (membrane * upstream[0].to(dtype)).sum() + (spikes * upstream[1].to(dtype)).sum()
+    for name, gradient in gradients(loss, inputs).items():
+        assert gradient.dtype == inputs[name].dtype
+        limit = tolerance.gradient if name in ("x", "residual") else tolerance.summed
+        assert_near(gradient, expected[name], limit, f"gradient of {name}")
+
+
+@pytest.mark.parametrize("backend", list_backends("norm_lif_membrane"))
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+def test_the_membrane_form_equals_the_op_without_it(dtype: torch.dtype, backend: str) -> None:
+    weight, bias = (tensor.float() for tensor in affine(33))
+    x, residual = (values(4, 3, 33, 9, 7, scale=2, seed=seed).to(dtype).requires_grad_() for seed in (0, 1))
+    membrane, spikes, mean, variance = norm_lif_membrane(
+        x, weight, bias, Dynamics(), residual=residual, backend=backend
+    )
+    assert torch.equal(spikes, lif(membrane, Dynamics(), backend=backend)[0])
+    whole, *statistics = norm_lif(x, weight, bias, Dynamics(), residual=residual, backend=backend)
+    assert (spikes != whole).float().mean() < 0.01
+    assert torch.equal(torch.stack(statistics), torch.stack([mean, variance]))
+    membrane_only = torch.autograd.grad(membrane.float().sum(), (x, residual), retain_graph=True)
+    torch.testing.assert_close(membrane_only[1], torch.ones_like(residual))
+    for output in (membrane, spikes):
+        assert all(
+            grad.isfinite().all() for grad in torch.autograd.grad(output.sum(), (x, residual), retain_graph=True)
+        )
+
+
+@pytest.mark.parametrize("backend", list_backends("norm_lif"))
+def test_what_is_added_is_added_to_the_spikes_and_gets_their_gradient(backend: str) -> None:
+    weight, bias = (tensor.float() for tensor in affine(5))
+    x, added = values(4, 2, 5, 3, 3, scale=2).float(), values(4, 2, 5, 3, 3, seed=1).float().requires_grad_()
+    plain, _, _ = norm_lif(x, weight, bias, Dynamics(), backend=backend)
+    out, _, _ = norm_lif(x, weight, bias, Dynamics(), added=added, backend=backend)
+    assert torch.equal(out, plain + added)
+    upstream = values(4, 2, 5, 3, 3, seed=2).float()
+    assert torch.equal(torch.autograd.grad((out * upstream).sum(), added)[0], upstream)
+
+
 @pytest.mark.parametrize("backend", list_backends("norm_lif"))
 def test_tensors_without_space_are_served(backend: str) -> None:
     weight, bias = (tensor.float() for tensor in affine(7))
@@ -233,6 +313,7 @@ C = torch.ones(3)
         ({"variance": C}, "both mean and variance"),
         ({"mean": torch.ones(2), "variance": C}, r"mean has shape \(2,\)"),
         ({"residual": torch.zeros(2, 2, 3, 5, 4)}, r"residual has shape \(2, 2, 3, 5, 4\); wanted \(2, 2, 3, 4, 4\)"),
+        ({"added": torch.zeros(2, 3, 4, 4)}, r"added has shape \(2, 3, 4, 4\); wanted \(2, 2, 3, 4, 4\)"),
         ({"num_steps": 5}, "num_steps is 5"),
     ],
 )

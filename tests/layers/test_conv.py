@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
 
 from spimm.layers import ConvNormNeuron
 from spimm.neurons import IF, LIF, PLIF, Neuron
@@ -12,7 +13,7 @@ def by_hand(unit: ConvNormNeuron, x: Tensor) -> Tensor:
     """The unit written out with torch's own modules, from the repeated input."""
     shape = x.shape[:2]
     y = unit.norm(unit.conv(x.flatten(0, 1)))
-    y = y if unit.pool is None else unit.pool(y)
+    y = max_pool2d(y, 3, stride=2, padding=1) if unit.pool else y
     y = y.unflatten(0, shape)
     return y if unit.neuron is None else unit.neuron(y)
 
@@ -45,6 +46,16 @@ def test_heights_and_widths_are_divided_by_the_stride_and_rounded_up(kernel_size
 def test_the_unit_has_a_bias_only_if_asked() -> None:
     assert ConvNormNeuron(2, 4, 1, neuron=LIF()).conv.bias is None
     assert isinstance(ConvNormNeuron(2, 4, 1, bias=True, neuron=LIF()).conv.bias, nn.Parameter)
+
+
+@pytest.mark.parametrize("neuron", [LIF(), None])
+@pytest.mark.parametrize("pool", [False, True])
+def test_a_shortcut_is_added_to_what_the_unit_gives(pool: bool, neuron: Neuron | None) -> None:
+    unit = ConvNormNeuron(3, 8, 3, pool=pool, neuron=neuron).eval()
+    x = steps(4, 2, 3, 9, 7)
+    alone = unit(x)
+    added = torch.randint_like(alone, 3)
+    assert torch.equal(unit(x, added=added), alone + added)
 
 
 def test_a_shared_input_is_convolved_once() -> None:

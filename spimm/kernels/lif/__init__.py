@@ -7,6 +7,8 @@ from spimm.kernels import dispatch
 from spimm.kernels.cpu import unsupported as cpu_unsupported
 from spimm.kernels.dynamics import Dynamics
 from spimm.kernels.lif import cpu, reference
+from spimm.kernels.triton import implement
+from spimm.kernels.triton import unsupported as triton_unsupported
 
 
 def lif(
@@ -42,4 +44,6 @@ def _reference(x: Tensor, dynamics: Dynamics, v: Tensor | None, *, num_steps: in
 
 
 dispatch.register("lif", "cpu", cpu.lif, cpu_unsupported)
+implement("lif", "lif", "lif_backward")
+dispatch.register("lif", "triton", cpu.lif, triton_unsupported, device="cuda")
 dispatch.register("lif", "reference", _reference, lambda *_, **__: None)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from spimm.kernels.cpu import STORAGE, NeuronCode, address, empty_steps, extension, num_threads
+from spimm.kernels.cpu import NO_NORM, STORAGE, NeuronCode, address, empty_steps, extension, num_threads
 from spimm.kernels.dynamics import Dynamics
 
 _library = torch.library.Library("spimm", "FRAGMENT")
@@ -11,7 +11,7 @@ _library.define(
     f"lif(Tensor x, Tensor? v, Tensor coefficients, int num_steps, {NeuronCode.SCHEMA}) -> (Tensor, Tensor)"
 )
 _library.define(
-    "lif_backward(Tensor grad_spikes, Tensor grad_v, Tensor x, Tensor? v, Tensor coefficients, bool learns, "
+    "lif_backward(Tensor grad_spikes, Tensor? grad_v, Tensor x, Tensor? v, Tensor coefficients, bool learns, "
     f"{NeuronCode.SCHEMA}) -> (Tensor, Tensor, Tensor)"
 )
 
@@ -41,10 +41,9 @@ def _extent(x: Tensor, num_steps: int) -> tuple[int, int, int, bool]:
 @torch.library.impl(_library, "lif", "CPU")
 def _forward(x: Tensor, v: Tensor | None, coefficients: Tensor, num_steps: int, *code: int) -> tuple[Tensor, Tensor]:
     spikes, v_end = empty_steps(x, num_steps), torch.empty_like(x[0])
-    neuron = (*coefficients.tolist(), *code)
     extension().lif_forward(
-        STORAGE[x.dtype], neuron, _extent(x, num_steps), num_threads(), x.data_ptr(), 0, address(v), 0, 0,
-        spikes.data_ptr(), v_end.data_ptr(),
+        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), NO_NORM, num_threads(), x.data_ptr(),
+        0, 0, address(v), spikes.data_ptr(), v_end.data_ptr(), 0,
     )  # fmt: skip
     return spikes, v_end
 
@@ -58,42 +57,57 @@ def _forward_fake(
 
 @torch.library.impl(_library, "lif_backward", "CPU")
 def _backward(
-    grad_spikes: Tensor, grad_v: Tensor, x: Tensor, v: Tensor | None, coefficients: Tensor, learns: bool, *code: int
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad_spikes: Tensor, grad_v: Tensor | None, x: Tensor, v: Tensor | None, coefficients: Tensor, learns: bool,
+    *code: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     num_steps = len(grad_spikes)
-    spikes_like = empty_steps(x, num_steps)
+    spikes_like = x if len(x) == num_steps else empty_steps(x, num_steps)
     if grad_spikes.stride() != spikes_like.stride():
-        grad_spikes = spikes_like.copy_(grad_spikes)
-    grad_v = _like_step(grad_v, x)
-    grad_x, grad_v0 = torch.empty_like(x), torch.empty_like(x[0])
-    grad_coefficients = torch.zeros(3, dtype=torch.float64)
+        grad_spikes = empty_steps(x, num_steps).copy_(grad_spikes)
+    if grad_v is not None:
+        grad_v = _like_step(grad_v, x)
+    grad_x, grad_v0, grad_coefficients = _backward_fake(grad_spikes, grad_v, x, v, coefficients, learns, *code)
     extension().lif_backward(
-        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), num_threads(), x.data_ptr(), 0,
-        address(v), 0, 0, 0, 0, False, grad_spikes.data_ptr(), grad_v.data_ptr(), grad_x.data_ptr(), 0,
-        grad_v0.data_ptr(), 0, 0, grad_coefficients.data_ptr() if learns else 0,
+        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), NO_NORM, num_threads(), x.data_ptr(),
+        0, 0, address(v), grad_spikes.data_ptr(), address(grad_v), 0, grad_x.data_ptr(), 0,
+        0 if v is None else grad_v0.data_ptr(), 0, 0, grad_coefficients.data_ptr() if learns else 0,
     )  # fmt: skip
     return grad_x, grad_v0, grad_coefficients
 
 
 @torch.library.register_fake("spimm::lif_backward", lib=_library)
 def _backward_fake(
-    grad_spikes: Tensor, grad_v: Tensor, x: Tensor, v: Tensor | None, coefficients: Tensor, learns: bool, *code: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(x[0]), coefficients.new_empty(3)
+    grad_spikes: Tensor, grad_v: Tensor | None, x: Tensor, v: Tensor | None, coefficients: Tensor, learns: bool,
+    *code: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Empty gradients: none of v where there is no v, none of the coefficients where they are not learnt."""
+    grad_v0 = x.new_empty(0) if v is None else torch.empty_like(v)
+    return torch.empty_like(x), grad_v0, coefficients.new_empty(3 if learns else 0)
 
 
 def _setup_context(ctx, inputs, output) -> None:
     x, v, coefficients, ctx.num_steps, *ctx.code = inputs
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, v, coefficients)
 
 
-def _autograd(ctx, grad_spikes: Tensor, grad_v: Tensor) -> tuple[Tensor | None, ...]:
+def _autograd(ctx, grad_spikes: Tensor | None, grad_v: Tensor | None) -> tuple[Tensor | None, ...]:
+    nothing: list[Tensor | None] = [None] * 9
     x, v, coefficients = ctx.saved_tensors
     learns = ctx.needs_input_grad[2]
+    if grad_spikes is None and grad_v is None:
+        return tuple(nothing)
+    if grad_spikes is None:
+        grad_spikes = empty_steps(x, ctx.num_steps).zero_()
     grad_x, grad_v0, grad_coefficients = torch.ops.spimm.lif_backward(
         grad_spikes, grad_v, x, v, coefficients, learns, *ctx.code
     )
-    return grad_x, grad_v0 if v is not None else None, grad_coefficients if learns else None, *[None] * 6
+    nothing[0] = grad_x
+    if v is not None:
+        nothing[1] = grad_v0
+    if learns:
+        nothing[2] = grad_coefficients
+    return tuple(nothing)
 
 
 torch.library.register_autograd("spimm::lif", _autograd, setup_context=_setup_context, lib=_library)

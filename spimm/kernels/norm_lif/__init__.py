@@ -8,6 +8,8 @@ from spimm.kernels.cpu import unsupported as cpu_unsupported
 from spimm.kernels.dynamics import Dynamics
 from spimm.kernels.lif import steps_of
 from spimm.kernels.norm_lif import cpu, reference
+from spimm.kernels.triton import implement
+from spimm.kernels.triton import unsupported as triton_unsupported
 
 
 def norm_lif(
@@ -19,17 +21,55 @@ def norm_lif(
     mean: Tensor | None = None,
     variance: Tensor | None = None,
     residual: Tensor | None = None,
+    added: Tensor | None = None,
     num_steps: int | None = None,
     eps: float = 1e-5,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Spikes LIF(BN(x) + residual), and the mean and biased variance that BN used, in float32 (float64 for float64 x).
+    """LIF(BN(x) + residual) + added, and the mean and biased variance that BN used, in float32 (float64 for float64 x).
 
     x: [T, B, C, ...], or [1, B, C, ...] with `num_steps` for an input shared by all steps -> [T, B, C, ...], [C], [C].
     weight, bias: [C]. mean, variance: [C], both for given statistics (eval mode) or neither for those of the batch.
-    residual: [T, B, C, ...], added to the normalised input in front of the neuron.
-    Raises ValueError for shapes that do not fit. Gradients flow to x, weight, bias, residual and `dynamics`.
+    residual: [T, B, C, ...], added to the normalised input in front of the neuron. added: [T, B, C, ...], added to the
+    spikes behind it. Raises ValueError for shapes that do not fit. Gradients flow to every tensor but the statistics.
     """
+    num_steps = _check(x, weight, bias, mean, variance, residual, num_steps)
+    if added is not None and added.shape != (num_steps, *x.shape[1:]):
+        raise ValueError(f"added has shape {tuple(added.shape)}; wanted {(num_steps, *x.shape[1:])}")
+    return dispatch.call(
+        "norm_lif", backend, x, weight, bias, dynamics, mean, variance, residual, added, num_steps=num_steps, eps=eps
+    )
+
+
+def norm_lif_membrane(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    dynamics: Dynamics,
+    *,
+    mean: Tensor | None = None,
+    variance: Tensor | None = None,
+    residual: Tensor | None = None,
+    num_steps: int | None = None,
+    eps: float = 1e-5,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The membrane BN(x) + residual, its spikes LIF(membrane), and the mean and biased variance that BN used.
+
+    The membrane has the dtype of x, and the spikes are those of the membrane as stored. Shapes, arguments and errors as
+    `norm_lif`; gradients flow from both.
+    """
+    num_steps = _check(x, weight, bias, mean, variance, residual, num_steps)
+    return dispatch.call(
+        "norm_lif_membrane", backend, x, weight, bias, dynamics, mean, variance, residual, num_steps=num_steps, eps=eps
+    )
+
+
+def _check(
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None, residual: Tensor | None,
+    num_steps: int | None,
+) -> int:  # fmt: skip
+    """The number of time steps of a call whose shapes fit."""
     num_steps = steps_of(x, num_steps)
     if x.dim() < 3:
         raise ValueError(f"x has shape {tuple(x.shape)}; wanted [T, B, C, ...]")
@@ -44,22 +84,38 @@ def norm_lif(
         raise ValueError("give both mean and variance, or neither")
     if residual is not None and residual.shape != (num_steps, *x.shape[1:]):
         raise ValueError(f"residual has shape {tuple(residual.shape)}; wanted {(num_steps, *x.shape[1:])}")
-    return dispatch.call(
-        "norm_lif", backend, x, weight, bias, dynamics, mean, variance, residual, num_steps=num_steps, eps=eps
-    )
+    return num_steps
 
 
 def _reference(
     x: Tensor, weight: Tensor, bias: Tensor, dynamics: Dynamics, mean: Tensor | None, variance: Tensor | None,
-    residual: Tensor | None, *, num_steps: int, eps: float,
+    residual: Tensor | None, added: Tensor | None, *, num_steps: int, eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     compute = torch.promote_types(x.dtype, torch.float32)
-    spikes, mean, variance = reference.norm_lif(
+    out, mean, variance = reference.norm_lif(
         x.to(compute), weight.to(compute), bias.to(compute), dynamics, mean, variance,
-        None if residual is None else residual.to(compute), num_steps=num_steps, eps=eps,
+        None if residual is None else residual.to(compute), None if added is None else added.to(compute),
+        num_steps=num_steps, eps=eps,
     )  # fmt: skip
-    return spikes.to(x.dtype), mean, variance
+    return out.to(x.dtype), mean, variance
 
 
+def _reference_membrane(
+    x: Tensor, weight: Tensor, bias: Tensor, dynamics: Dynamics, mean: Tensor | None, variance: Tensor | None,
+    residual: Tensor | None, *, num_steps: int, eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    compute = torch.promote_types(x.dtype, torch.float32)
+    membrane, spikes, mean, variance = reference.norm_lif_membrane(
+        x.to(compute), weight.to(compute), bias.to(compute), dynamics, mean, variance,
+        None if residual is None else residual.to(compute), num_steps=num_steps, eps=eps, dtype=x.dtype,
+    )  # fmt: skip
+    return membrane, spikes.to(x.dtype), mean, variance
+
+
+implement("norm_lif", "norm_lif", "norm_lif_membrane", "norm_lif_backward")
 dispatch.register("norm_lif", "cpu", cpu.norm_lif, cpu_unsupported)
+dispatch.register("norm_lif", "triton", cpu.norm_lif, triton_unsupported, device="cuda")
 dispatch.register("norm_lif", "reference", _reference, lambda *_, **__: None)
+dispatch.register("norm_lif_membrane", "cpu", cpu.norm_lif_membrane, cpu_unsupported)
+dispatch.register("norm_lif_membrane", "triton", cpu.norm_lif_membrane, triton_unsupported, device="cuda")
+dispatch.register("norm_lif_membrane", "reference", _reference_membrane, lambda *_, **__: None)

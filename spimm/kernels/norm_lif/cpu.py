@@ -1,6 +1,6 @@
 """Batch norm, residual and LIF through the compiled extension, channels-last; the backward recomputes the potentials.
 
-Saved for backward: the input, the residual and per-channel numbers. Nothing of the size of the potentials is kept.
+Saved for backward: the input, the residual (or the membrane) and per-channel numbers; the potentials never.
 """
 
 import torch
@@ -10,14 +10,16 @@ from spimm.kernels.cpu import STORAGE, NeuronCode, address, channels_last, empty
 from spimm.kernels.dynamics import Dynamics
 
 _library = torch.library.Library("spimm", "FRAGMENT")
-_library.define(
-    "norm_lif(Tensor x, Tensor weight, Tensor bias, Tensor? mean, Tensor? variance, Tensor? residual, "
-    f"Tensor coefficients, int num_steps, float eps, {NeuronCode.SCHEMA}) -> (Tensor, Tensor, Tensor)"
+_FORWARD = (
+    "Tensor x, Tensor weight, Tensor bias, Tensor? mean, Tensor? variance, Tensor? residual, {added}"
+    f"Tensor coefficients, int num_steps, float eps, {NeuronCode.SCHEMA}"
 )
+_library.define(f"norm_lif({_FORWARD.format(added='Tensor? added, ')}) -> (Tensor, Tensor, Tensor)")
+_library.define(f"norm_lif_membrane({_FORWARD.format(added='')}) -> (Tensor, Tensor, Tensor, Tensor)")
 _library.define(
-    "norm_lif_backward(Tensor grad_spikes, Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor variance, "
-    f"Tensor? residual, Tensor coefficients, bool batch_statistics, bool learns, float eps, {NeuronCode.SCHEMA})"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    "norm_lif_backward(Tensor grad_spikes, Tensor? grad_membrane, Tensor x, Tensor weight, Tensor bias, Tensor mean, "
+    "Tensor variance, Tensor? residual, Tensor? membrane, bool to_residual, Tensor coefficients, bool of_batch, "
+    f"bool learns, float eps, {NeuronCode.SCHEMA}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
@@ -29,18 +31,43 @@ def norm_lif(
     mean: Tensor | None,
     variance: Tensor | None,
     residual: Tensor | None,
+    added: Tensor | None = None,
     *,
     num_steps: int,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As reference.norm_lif."""
-    if residual is not None:
-        residual = channels_last(residual.to(x.dtype))
-    mean, variance = (None, None) if mean is None or variance is None else (mean.float(), variance.float())
     return torch.ops.spimm.norm_lif(
-        channels_last(x), weight.float(), bias.float(), mean, variance, residual, dynamics.coefficients(), num_steps,
-        eps, *NeuronCode.of(dynamics),
+        *_numbers(x, weight, bias, mean, variance), _like_input(residual, x), _like_input(added, x),
+        dynamics.coefficients(), num_steps, eps, *NeuronCode.of(dynamics),
     )  # fmt: skip
+
+
+def norm_lif_membrane(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    dynamics: Dynamics,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    residual: Tensor | None,
+    *,
+    num_steps: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As reference.norm_lif_membrane, stored in the dtype of x."""
+    return torch.ops.spimm.norm_lif_membrane(
+        *_numbers(x, weight, bias, mean, variance), _like_input(residual, x), dynamics.coefficients(), num_steps, eps,
+        *NeuronCode.of(dynamics),
+    )  # fmt: skip
+
+
+def _like_input(tensor: Tensor | None, x: Tensor) -> Tensor | None:
+    return None if tensor is None else channels_last(tensor.to(x.dtype))
+
+
+def _numbers(x: Tensor, *per_channel: Tensor | None) -> tuple[Tensor | None, ...]:
+    return channels_last(x), *(None if tensor is None else tensor.float().contiguous() for tensor in per_channel)
 
 
 def _extent(x: Tensor, num_steps: int) -> tuple[int, int, int, bool]:
@@ -48,105 +75,148 @@ def _extent(x: Tensor, num_steps: int) -> tuple[int, int, int, bool]:
     return num_steps, x[0].numel() // channels, channels, len(x) != num_steps
 
 
-def _affine(weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    rstd = torch.rsqrt(variance + eps)
-    scale = weight * rstd
-    return scale, bias - mean * scale, rstd
+def _run(
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None, residual: Tensor | None,
+    added: Tensor | None, membrane: Tensor | None, coefficients: Tensor, num_steps: int, eps: float, code: tuple[int],
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    of_batch = mean is None or variance is None
+    used = (torch.empty_like(weight), torch.empty_like(weight)) if of_batch else (mean.clone(), variance.clone())
+    norm = (weight.data_ptr(), bias.data_ptr(), used[0].data_ptr(), used[1].data_ptr(), eps, of_batch)
+    out = empty_steps(x, num_steps)
+    extension().lif_forward(
+        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), norm, num_threads(), x.data_ptr(),
+        address(residual), address(added), 0, out.data_ptr(), 0, address(membrane),
+    )  # fmt: skip
+    return out, *used
 
 
 @torch.library.impl(_library, "norm_lif", "CPU")
 def _forward(
     x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None, residual: Tensor | None,
-    coefficients: Tensor, num_steps: int, eps: float, *code: int,
+    added: Tensor | None, coefficients: Tensor, num_steps: int, eps: float, *code: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    storage, channels, threads = STORAGE[x.dtype], x.shape[2], num_threads()
-    if mean is None or variance is None:
-        moments = torch.empty(2, channels, dtype=torch.float64)
-        extension().channel_moments(
-            storage,
-            x.data_ptr(),
-            x.numel() // channels,
-            channels,
-            moments[0].data_ptr(),
-            moments[1].data_ptr(),
-            threads,
-        )
-        mean, variance = moments.float().unbind()
-    scale, shift, _ = _affine(weight, bias, mean, variance, eps)
-    spikes = empty_steps(x, num_steps)
-    extension().lif_forward(
-        storage, (*coefficients.tolist(), *code), _extent(x, num_steps), threads, x.data_ptr(), address(residual), 0,
-        scale.data_ptr(), shift.data_ptr(), spikes.data_ptr(), 0,
-    )  # fmt: skip
-    return spikes, mean.clone(), variance.clone()
+    return _run(x, weight, bias, mean, variance, residual, added, None, coefficients, num_steps, eps, code)
 
 
 @torch.library.register_fake("spimm::norm_lif", lib=_library)
 def _forward_fake(
     x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None, residual: Tensor | None,
-    coefficients: Tensor, num_steps: int, eps: float, *code: int,
+    added: Tensor | None, coefficients: Tensor, num_steps: int, eps: float, *code: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     return empty_steps(x, num_steps), torch.empty_like(weight), torch.empty_like(weight)
 
 
+@torch.library.impl(_library, "norm_lif_membrane", "CPU")
+def _membrane_forward(
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None, residual: Tensor | None,
+    coefficients: Tensor, num_steps: int, eps: float, *code: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    membrane = empty_steps(x, num_steps)
+    settings = (coefficients, num_steps, eps, code)
+    return membrane, *_run(x, weight, bias, mean, variance, residual, None, membrane, *settings)
+
+
+@torch.library.register_fake("spimm::norm_lif_membrane", lib=_library)
+def _membrane_forward_fake(
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None, residual: Tensor | None,
+    coefficients: Tensor, num_steps: int, eps: float, *code: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    steps = (empty_steps(x, num_steps), empty_steps(x, num_steps))
+    return *steps, torch.empty_like(weight), torch.empty_like(weight)
+
+
 @torch.library.impl(_library, "norm_lif_backward", "CPU")
 def _backward(
-    grad_spikes: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor,
-    residual: Tensor | None, coefficients: Tensor, batch_statistics: bool, learns: bool, eps: float, *code: int,
+    grad_spikes: Tensor, grad_membrane: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor,
+    variance: Tensor, residual: Tensor | None, membrane: Tensor | None, to_residual: bool, coefficients: Tensor,
+    of_batch: bool, learns: bool, eps: float, *code: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    num_steps, channels = len(grad_spikes), x.shape[2]
-    scale, shift, rstd = _affine(weight, bias, mean, variance, eps)
-    grad_spikes = channels_last(grad_spikes)
-    grad_x = torch.empty_like(x)
-    grad_residual = x.new_empty(0) if residual is None else torch.empty_like(residual)
-    grad_affine = torch.empty(2, channels, dtype=torch.float64)
-    grad_coefficients = torch.zeros(3, dtype=torch.float64)
+    num_steps = len(grad_spikes)
+    grad_spikes, grad_membrane = channels_last(grad_spikes), _like_input(grad_membrane, x)
+    grads = _empty_gradients(x, weight, num_steps, to_residual, coefficients, learns)
+    grad_x, grad_weight, grad_bias, grad_residual, grad_coefficients = grads
+    norm = (weight.data_ptr(), bias.data_ptr(), mean.data_ptr(), variance.data_ptr(), eps, of_batch)
     extension().lif_backward(
-        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), num_threads(), x.data_ptr(),
-        address(residual), 0, scale.data_ptr(), shift.data_ptr(), mean.data_ptr(), rstd.data_ptr(), batch_statistics,
-        grad_spikes.data_ptr(), 0, grad_x.data_ptr(), 0 if residual is None else grad_residual.data_ptr(), 0,
-        grad_affine[0].data_ptr(), grad_affine[1].data_ptr(), grad_coefficients.data_ptr() if learns else 0,
+        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), norm, num_threads(), x.data_ptr(),
+        address(residual), address(membrane), 0, grad_spikes.data_ptr(), 0, address(grad_membrane), grad_x.data_ptr(),
+        grad_residual.data_ptr() if to_residual else 0, 0, grad_weight.data_ptr(), grad_bias.data_ptr(),
+        grad_coefficients.data_ptr() if learns else 0,
     )  # fmt: skip
-    grad_weight, grad_bias = grad_affine.float().unbind()
-    return grad_x, grad_weight.clone(), grad_bias.clone(), grad_residual, grad_coefficients
+    return grads
 
 
 @torch.library.register_fake("spimm::norm_lif_backward", lib=_library)
 def _backward_fake(
-    grad_spikes: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor,
-    residual: Tensor | None, coefficients: Tensor, batch_statistics: bool, learns: bool, eps: float, *code: int,
+    grad_spikes: Tensor, grad_membrane: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor,
+    variance: Tensor, residual: Tensor | None, membrane: Tensor | None, to_residual: bool, coefficients: Tensor,
+    of_batch: bool, learns: bool, eps: float, *code: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    grad_residual = x.new_empty(0) if residual is None else torch.empty_like(residual)
-    return (
-        torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias), grad_residual, coefficients.new_empty(3)
-    )  # fmt: skip
+    return _empty_gradients(x, weight, len(grad_spikes), to_residual, coefficients, learns)
+
+
+def _empty_gradients(
+    x: Tensor, weight: Tensor, num_steps: int, to_residual: bool, coefficients: Tensor, learns: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Of x, weight, bias, residual and the coefficients; without elements where nobody asks."""
+    grad_residual = empty_steps(x, num_steps) if to_residual else x.new_empty(0)
+    per_channel = (torch.empty_like(weight), torch.empty_like(weight))
+    return torch.empty_like(x), *per_channel, grad_residual, coefficients.new_empty(3 if learns else 0)
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    x, weight, bias, given_mean, _, residual, coefficients, ctx.num_steps, ctx.eps, *ctx.code = inputs
+    x, weight, bias, given_mean, _, residual, added, coefficients, ctx.num_steps, ctx.eps, *ctx.code = inputs
     _, mean, variance = output
-    ctx.batch_statistics = given_mean is None
+    ctx.of_batch, ctx.has_added = given_mean is None, added is not None
     ctx.mark_non_differentiable(mean, variance)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, weight, bias, mean, variance, residual, coefficients)
 
 
-def _autograd(ctx, grad_spikes: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    nothing: list[Tensor | None] = [None] * 14
-    if grad_spikes is None:
+def _autograd(ctx, grad_out: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    nothing: list[Tensor | None] = [None] * 15
+    if grad_out is None:
         return tuple(nothing)
     x, weight, bias, mean, variance, residual, coefficients = ctx.saved_tensors
-    learns = ctx.needs_input_grad[6]
-    grad_x, grad_weight, grad_bias, grad_residual, grad_coefficients = torch.ops.spimm.norm_lif_backward(
-        grad_spikes, x, weight, bias, mean, variance, residual, coefficients, ctx.batch_statistics, learns, ctx.eps,
-        *ctx.code,
+    learns = ctx.needs_input_grad[7]
+    *nothing[:3], grad_residual, grad_coefficients = torch.ops.spimm.norm_lif_backward(
+        grad_out, None, x, weight, bias, mean, variance, residual, None, residual is not None, coefficients,
+        ctx.of_batch, learns, ctx.eps, *ctx.code,
     )  # fmt: skip
-    nothing[:3] = grad_x, grad_weight, grad_bias
-    if residual is not None:
-        nothing[5] = grad_residual
-    if learns:
-        nothing[6] = grad_coefficients
+    nothing[5] = grad_residual if residual is not None else None
+    nothing[6] = grad_out if ctx.has_added else None
+    nothing[7] = grad_coefficients if learns else None
+    return tuple(nothing)
+
+
+def _membrane_setup_context(ctx, inputs, output) -> None:
+    x, weight, bias, given_mean, _, residual, coefficients, ctx.num_steps, ctx.eps, *ctx.code = inputs
+    membrane, _, mean, variance = output
+    ctx.of_batch, ctx.to_residual = given_mean is None, residual is not None
+    ctx.mark_non_differentiable(mean, variance)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, weight, bias, mean, variance, membrane, coefficients)
+
+
+def _membrane_autograd(
+    ctx, grad_membrane: Tensor | None, grad_spikes: Tensor | None, *_: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    nothing: list[Tensor | None] = [None] * 14
+    if grad_membrane is None and grad_spikes is None:
+        return tuple(nothing)
+    x, weight, bias, mean, variance, membrane, coefficients = ctx.saved_tensors
+    learns = ctx.needs_input_grad[6]
+    if grad_spikes is None:
+        grad_spikes = torch.zeros_like(membrane)
+    *nothing[:3], grad_residual, grad_coefficients = torch.ops.spimm.norm_lif_backward(
+        grad_spikes, grad_membrane, x, weight, bias, mean, variance, None, membrane, ctx.to_residual, coefficients,
+        ctx.of_batch, learns, ctx.eps, *ctx.code,
+    )  # fmt: skip
+    nothing[5] = grad_residual if ctx.to_residual else None
+    nothing[6] = grad_coefficients if learns else None
     return tuple(nothing)
 
 
 torch.library.register_autograd("spimm::norm_lif", _autograd, setup_context=_setup_context, lib=_library)
+torch.library.register_autograd(
+    "spimm::norm_lif_membrane", _membrane_autograd, setup_context=_membrane_setup_context, lib=_library
+)

@@ -9,7 +9,51 @@ from spimm.kernels.dynamics import Dynamics
 from spimm.kernels.lif import reference as lif_reference
 
 
+def membrane(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    residual: Tensor | None,
+    *,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """weight (x - mean) / sqrt(variance + eps) + bias + residual, and the mean and biased variance used.
+
+    x: [T or 1, B, C, ...] -> same or residual's, [C], [C]. Without `mean` and `variance` those of the batch are taken
+    over every dimension but C, time included: one input shared by all steps has the same ones.
+    """
+    dims = [d for d in range(x.dim()) if d != 2]
+    if mean is None or variance is None:
+        variance, mean = torch.var_mean(x, dims, correction=0)
+    shape = [1, 1, -1] + [1] * (x.dim() - 3)
+    scale = weight * torch.rsqrt(variance + eps)
+    z = (x - mean.view(shape).to(x.dtype)) * scale.view(shape).to(x.dtype) + bias.view(shape).to(x.dtype)
+    return z if residual is None else z + residual, mean.detach(), variance.detach()
+
+
 def norm_lif(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    dynamics: Dynamics,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    residual: Tensor | None,
+    added: Tensor | None = None,
+    *,
+    num_steps: int,
+    eps: float,
+    fire: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """LIF(membrane) + added, and the mean and variance used. x: [T or 1, B, C, ...] -> [T, B, C, ...], [C], [C]."""
+    z, mean, variance = membrane(x, weight, bias, mean, variance, residual, eps=eps)
+    spikes, _ = lif_reference.lif(z, dynamics, num_steps=num_steps, fire=fire)
+    return spikes if added is None else spikes + added, mean, variance
+
+
+def norm_lif_membrane(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -20,20 +64,14 @@ def norm_lif(
     *,
     num_steps: int,
     eps: float,
+    dtype: torch.dtype | None = None,
     fire: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Spikes, and the mean and biased variance used. x: [T or 1, B, C, ...] -> [T, B, C, ...], [C], [C].
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The membrane, stored as `dtype`, LIF of what was stored, and the mean and variance used.
 
-    z = weight (x - mean) / sqrt(variance + eps) + bias + residual; spikes = LIF(z). Without `mean` and `variance` those
-    of the batch are taken over every dimension but C, time included: one input shared by all steps has the same ones.
+    x: [T or 1, B, C, ...] -> [T, B, C, ...], [T, B, C, ...], [C], [C].
     """
-    dims = [d for d in range(x.dim()) if d != 2]
-    if mean is None or variance is None:
-        variance, mean = torch.var_mean(x, dims, correction=0)
-    shape = [1, 1, -1] + [1] * (x.dim() - 3)
-    scale = weight * torch.rsqrt(variance + eps)
-    z = (x - mean.view(shape).to(x.dtype)) * scale.view(shape).to(x.dtype) + bias.view(shape).to(x.dtype)
-    if residual is not None:
-        z = z + residual
-    spikes, _ = lif_reference.lif(z, dynamics, num_steps=num_steps, fire=fire)
-    return spikes, mean.detach(), variance.detach()
+    z, mean, variance = membrane(x, weight, bias, mean, variance, residual, eps=eps)
+    z = z.expand(num_steps, *z.shape[1:]).to(dtype or z.dtype)
+    spikes, _ = lif_reference.lif(z.to(x.dtype), dynamics, num_steps=num_steps, fire=fire)
+    return z, spikes, mean, variance

@@ -1,73 +1,19 @@
-"""The other side: SpikingJelly's neuron with torch's layers around it, written as its users write networks.
+"""QKFormer of SpikingJelly's neuron with torch's layers around it, written as its users write networks.
 
 NCHW memory, time folded into the batch for convolutions and norms, the image repeated T times, q, k and v from
-convolutions of their own, `reset_net` between batches. SpikingJelly is imported when a peer is built, not before.
+convolutions of their own, `reset_net` between batches.
 T time, B batch, C channels, H W space, h heads, d = C / h, N = H W tokens.
 """
 
-import types
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from spimm.bench.peers.libraries import spikingjelly
+from spimm.bench.peers.neurons import lif_node
 from spimm.models.qkformer import QKFormerConfig
 
 SSA_SCALE = 0.125
-
-
-class SpikingJelly(NamedTuple):
-    """The three modules that are used."""
-
-    functional: types.ModuleType
-    neuron: types.ModuleType
-    surrogate: types.ModuleType
-
-
-def spikingjelly() -> SpikingJelly:
-    """SpikingJelly. Raises ImportError with what to install where it is missing."""
-    try:
-        from spikingjelly.activation_based import functional, neuron, surrogate
-    except ImportError as error:
-        raise ImportError(f"comparisons need SpikingJelly 2: pip install 'spimm[peers]' ({error})") from error
-    return SpikingJelly(functional, neuron, surrogate)
-
-
-def lif_node(threshold: float = 1.0) -> nn.Module:
-    """LIF of tau 2, hard reset to 0, detached reset, Sigmoid(4), all steps in one call. [T, ...] -> [T, ...]."""
-    library = spikingjelly()
-    return library.neuron.LIFNode(
-        tau=2.0,
-        v_threshold=threshold,
-        detach_reset=True,
-        surrogate_function=library.surrogate.Sigmoid(alpha=4.0),
-        step_mode="m",
-    )
-
-
-class PeerLIF(nn.Module):
-    """LIF from rest. x: [T, B, C, H, W] -> same."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reset_net = spikingjelly().functional.reset_net
-        self.neuron = lif_node()
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.reset_net(self)
-        return self.neuron(x)
-
-
-class PeerNormLIF(nn.Module):
-    """LIF(BN(x)) from rest. x: [T, B, C, H, W] -> same."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.norm = nn.BatchNorm2d(channels)
-        self.neuron = PeerLIF()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.neuron(self.norm(x.flatten(0, 1)).unflatten(0, x.shape[:2]))
 
 
 class Unit(nn.Module):

@@ -1,0 +1,18 @@
+"""Models for inference: folded into convolutions and neurons."""
+
+from spimm.deploy.fold import fold, fold_module, scale_threshold
+from spimm.deploy.linear import Convolve, Pad, Scale, Step, linear_steps, norm_scale
+from spimm.deploy.merge import merge_convs
+
+__all__ = [
+    "Convolve",
+    "Pad",
+    "Scale",
+    "Step",
+    "fold",
+    "fold_module",
+    "linear_steps",
+    "merge_convs",
+    "norm_scale",
+    "scale_threshold",
+]

@@ -1,0 +1,113 @@
+"""A model for inference: batch norms and scales folded away, so that convolutions and neurons remain.
+
+A new type of layer is made known by registering its rule:
+
+    @fold_module.register
+    def _(module: MyLayer) -> nn.Module: ...
+"""
+
+import copy
+import functools
+
+import torch
+from torch import Tensor, nn
+
+from spimm.deploy.linear import NORMS, is_row
+from spimm.deploy.merge import merge_convs, split_chains
+from spimm.layers import ConvNeuron, ConvNormNeuron, SpikeProduct
+from spimm.neurons import Neuron
+
+
+def fold(model: nn.Module, *, dtype: torch.dtype | None = None) -> nn.Module:
+    """A copy in eval mode, for inference only, without a batch norm: equal to `model.eval()` but for rounding.
+
+    Norms go into the convolutions in front of them, scales into the threshold behind them, rows of convolutions with
+    no neuron between them into one. Rounding decides the spike of a potential that meets the threshold within it, and
+    what follows from that spike. `dtype`, e.g. torch.bfloat16, is that of convolutions and of what flows between
+    layers; the head keeps its own. A folded model is copied. Raises ValueError, naming the layer, for a norm without
+    running statistics or one that no rule folds, and for a dtype that is not floating-point.
+    """
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype is {dtype}; wanted a floating-point one")
+    for name, module in model.named_modules():
+        if isinstance(module, NORMS) and module.running_mean is None:
+            raise ValueError(f"batch norm {name!r} has no running statistics; it depends on the batch and cannot fold")
+    folded = _replace(copy.deepcopy(model), {}).eval().requires_grad_(False)
+    for name, module in folded.named_modules():
+        if isinstance(module, NORMS):
+            raise ValueError(f"batch norm {name!r} is left over; its layer needs a rule: spimm.deploy.fold_module")
+    if dtype is not None:
+        _store_in(folded, dtype)
+    return folded
+
+
+def _replace(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+    """What stands for `module`; one that is used in several places stays one."""
+    if module not in done:
+        done[module] = fold_module(module)
+        if done[module] is module:
+            for name, child in list(module._modules.items()):
+                if child is not None:
+                    module.add_module(name, _replace(child, done))
+    return done[module]
+
+
+def _store_in(folded: nn.Module, dtype: torch.dtype) -> None:
+    for module in folded.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(dtype)
+        elif isinstance(module, ConvNeuron):
+            module.storage = dtype
+
+
+@functools.singledispatch
+def fold_module(module: nn.Module) -> nn.Module:
+    """What stands for a module, one of a copy of the model, in the folded model.
+
+    The module itself, in which case its children are folded, or another, which is final.
+    """
+    return module
+
+
+@fold_module.register
+def _(module: ConvNormNeuron) -> nn.Module:
+    return ConvNeuron(merge_convs([module.conv, module.norm]), pool=module.pool, neuron=module.neuron)
+
+
+@fold_module.register
+def _(module: SpikeProduct) -> nn.Module:
+    module.neuron, module.scale = scale_threshold(module.neuron, module.scale), 1.0
+    return module
+
+
+@fold_module.register
+def _(module: nn.Sequential) -> nn.Module:
+    """Each row of linear layers becomes a convolution, in place of the first; the only one stands for the whole."""
+    if not is_row(module):
+        return module
+    rows = split_chains(module)
+    if len(rows) == 1 and rows[0].conv is not None:
+        return rows[0].conv
+    index = 0
+    for row, conv in rows:
+        if conv is not None:
+            module[index] = conv
+            for gone in range(index + 1, index + len(row)):
+                module[gone] = nn.Identity()
+        index += len(row)
+    return module
+
+
+@torch.no_grad()
+def scale_threshold(neuron: Neuron, scale: float) -> Neuron:
+    """A copy that fires for x as `neuron` does for scale x: all its potentials over the scale.
+
+    Raises ValueError unless the scale is positive.
+    """
+    if not scale > 0:
+        raise ValueError(f"a scale of {scale} stands in front of {neuron}; only a positive one goes into a threshold")
+    scaled = copy.deepcopy(neuron)
+    threshold = neuron.threshold / scale
+    scaled.threshold = nn.Parameter(threshold) if isinstance(threshold, Tensor) else threshold
+    scaled.v_reset = None if neuron.v_reset is None else neuron.v_reset / scale
+    return scaled

@@ -1,0 +1,137 @@
+"""Batch norm, max-pool and LIF through the compiled extension, channels-last; the backward recomputes the potentials.
+
+Saved for backward: the input and per-channel numbers; the maxima are found again.
+"""
+
+import torch
+from torch import Tensor
+
+from spimm.kernels.cpu import STORAGE, NeuronCode, channels_last, extension, num_threads
+from spimm.kernels.dynamics import Dynamics
+
+_library = torch.library.Library("spimm", "FRAGMENT")
+_library.define(
+    "norm_pool_lif(Tensor x, Tensor weight, Tensor bias, Tensor? mean, Tensor? variance, Tensor coefficients, "
+    f"int num_steps, float eps, {NeuronCode.SCHEMA}) -> (Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "norm_pool_lif_backward(Tensor grad_spikes, Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor variance, "
+    f"Tensor coefficients, bool of_batch, bool learns, float eps, {NeuronCode.SCHEMA})"
+    " -> (Tensor, Tensor, Tensor, Tensor)"
+)
+PADDING = 64  # bytes that a kernel may read, not use, past the winners
+
+
+def norm_pool_lif(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    dynamics: Dynamics,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    *,
+    num_steps: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As reference.norm_pool_lif."""
+    weight, bias = weight.float().contiguous(), bias.float().contiguous()
+    mean, variance = (None if s is None else s.float().contiguous() for s in (mean, variance))
+    return torch.ops.spimm.norm_pool_lif(
+        channels_last(x), weight, bias, mean, variance, dynamics.coefficients(), num_steps, eps,
+        *NeuronCode.of(dynamics),
+    )  # fmt: skip
+
+
+def _extent(x: Tensor, num_steps: int) -> tuple[int, int, int, int, int, bool]:
+    _, images, channels, height, width = x.shape
+    return num_steps, images, height, width, channels, len(x) != num_steps
+
+
+def _empty_pooled(x: Tensor, num_steps: int) -> Tensor:
+    """An uninitialised [num_steps, B, C, H', W'] tensor in memory order (T, B, H', W', C)."""
+    _, images, channels, height, width = x.shape
+    return x.new_empty(num_steps, images, (height + 1) // 2, (width + 1) // 2, channels).movedim(-1, 2)
+
+
+@torch.library.impl(_library, "norm_pool_lif", "CPU")
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None, coefficients: Tensor,
+    num_steps: int, eps: float, *code: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    of_batch = mean is None or variance is None
+    used = (torch.empty_like(weight), torch.empty_like(weight)) if of_batch else (mean.clone(), variance.clone())
+    norm = (weight.data_ptr(), bias.data_ptr(), used[0].data_ptr(), used[1].data_ptr(), eps, of_batch)
+    spikes = _empty_pooled(x, num_steps)
+    extension().pool_forward(
+        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), norm, num_threads(), x.data_ptr(),
+        spikes.data_ptr(),
+    )  # fmt: skip
+    return spikes, *used
+
+
+@torch.library.register_fake("spimm::norm_pool_lif", lib=_library)
+def _forward_fake(
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None, coefficients: Tensor,
+    num_steps: int, eps: float, *code: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return _empty_pooled(x, num_steps), torch.empty_like(weight), torch.empty_like(weight)
+
+
+@torch.library.impl(_library, "norm_pool_lif_backward", "CPU")
+def _backward(
+    grad_spikes: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, coefficients: Tensor,
+    of_batch: bool, learns: bool, eps: float, *code: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    num_steps, grad_spikes = len(grad_spikes), channels_last(grad_spikes)
+    grad_pooled = _empty_pooled(x, len(x))
+    winners = torch.empty(grad_pooled.numel() + PADDING, dtype=torch.uint8)
+    grads = _empty_gradients(x, weight, coefficients, learns)
+    grad_x, grad_weight, grad_bias, grad_coefficients = grads
+    norm = (weight.data_ptr(), bias.data_ptr(), mean.data_ptr(), variance.data_ptr(), eps, of_batch)
+    extension().pool_backward(
+        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), norm, num_threads(), x.data_ptr(),
+        grad_spikes.data_ptr(), grad_pooled.data_ptr(), winners.data_ptr(), grad_x.data_ptr(), grad_weight.data_ptr(),
+        grad_bias.data_ptr(), grad_coefficients.data_ptr() if learns else 0,
+    )  # fmt: skip
+    return grads
+
+
+@torch.library.register_fake("spimm::norm_pool_lif_backward", lib=_library)
+def _backward_fake(
+    grad_spikes: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, coefficients: Tensor,
+    of_batch: bool, learns: bool, eps: float, *code: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    return _empty_gradients(x, weight, coefficients, learns)
+
+
+def _empty_gradients(
+    x: Tensor, weight: Tensor, coefficients: Tensor, learns: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of x, weight, bias and the coefficients; those without elements where nobody asks."""
+    per_channel = (torch.empty_like(weight), torch.empty_like(weight))
+    return torch.empty_like(x), *per_channel, coefficients.new_empty(3 if learns else 0)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    x, weight, bias, given_mean, _, coefficients, _, ctx.eps, *ctx.code = inputs
+    _, mean, variance = output
+    ctx.of_batch = given_mean is None
+    ctx.mark_non_differentiable(mean, variance)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, weight, bias, mean, variance, coefficients)
+
+
+def _autograd(ctx, grad_spikes: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    nothing: list[Tensor | None] = [None] * 13
+    if grad_spikes is None:
+        return tuple(nothing)
+    x, weight, bias, mean, variance, coefficients = ctx.saved_tensors
+    learns = ctx.needs_input_grad[5]
+    *nothing[:3], grad_coefficients = torch.ops.spimm.norm_pool_lif_backward(
+        grad_spikes, x, weight, bias, mean, variance, coefficients, ctx.of_batch, learns, ctx.eps, *ctx.code
+    )
+    nothing[5] = grad_coefficients if learns else None
+    return tuple(nothing)
+
+
+torch.library.register_autograd("spimm::norm_pool_lif", _autograd, setup_context=_setup_context, lib=_library)

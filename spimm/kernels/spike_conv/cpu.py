@@ -1,0 +1,225 @@
+"""Convolution of spikes through the compiled extension, or torch's own where the input is dense.
+
+The backward pass has three parts: the input gradient is a dense convolution; the weight gradient skips what is 0 in the
+input; the input itself may be kept packed.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from spimm.kernels import cpu
+from spimm.kernels.cpu import STORAGE, channels_last, extension, num_threads
+from spimm.kernels.dynamics import Dynamics
+from spimm.kernels.norm_lif.cpu import norm_lif
+
+KERNELS = (1, 3, 5, 7)
+SAMPLE = 65536  # values looked at to judge how sparse an input is
+# Largest share of non-zero inputs at which skipping zeros wins, measured beside oneDNN; matrix units move it.
+LIMITS = {torch.float32: 0.28, torch.bfloat16: 0.22}
+MATRIX_UNIT_LIMIT = 0.04
+HEADER = 64  # bytes in front of packed values; they hold the bits of a value, or 0 where values are kept as they are
+
+_library = torch.library.Library("spimm", "FRAGMENT")
+_library.define(
+    "spike_conv2d(Tensor x, Tensor weight, Tensor? bias, int stride, int padding, bool packed) -> (Tensor, Tensor)"
+)
+_library.define("spike_conv2d_grad_weight(Tensor x, Tensor grad, Tensor weight, int stride, int padding) -> Tensor")
+_library.define(
+    "spike_conv2d_lif(Tensor x, Tensor weight, Tensor? bias, Tensor? added, float[] coefficients, int num_steps, "
+    f"int padding, {cpu.NeuronCode.SCHEMA}) -> Tensor"
+)
+_library.define("unpack_spikes(Tensor packed, SymInt[] shape, ScalarType dtype) -> Tensor")
+
+
+def unsupported(x: Tensor, *settings: object) -> str | None:
+    """As kernels.cpu.unsupported; tensors of another dtype are served by the reference."""
+    return cpu.unsupported(x)
+
+
+def spike_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, memory: str) -> Tensor:
+    """As reference.spike_conv2d."""
+    return torch.ops.spimm.spike_conv2d(_channels_last(x), weight, bias, stride, padding, memory == "packed")[0]
+
+
+def sparse_enough(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
+    """Whether the event-driven kernel serves this call: its form, and the share of values in x that are not 0."""
+    kernel = weight.shape[-1]
+    if stride != 1 or weight.shape[-2:] != (kernel, kernel) or kernel not in KERNELS or padding != kernel // 2:
+        return False
+    limit = LIMITS[x.dtype]
+    if x.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported():
+        limit = MATRIX_UNIT_LIMIT
+    return extension().density(STORAGE[x.dtype], x.data_ptr(), x.numel(), SAMPLE) <= limit
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """x: [N, C, H, W] with memory (N, H, W, C); itself where it has that order already."""
+    moved = x.permute(0, 2, 3, 1)
+    return x if moved.is_contiguous() else moved.contiguous().permute(0, 3, 1, 2)
+
+
+def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
+    n, c, h, w = shape
+    return like.new_empty((n, h, w, c)).permute(0, 3, 1, 2)
+
+
+def _extent(x: Tensor, weight: Tensor) -> tuple[int, ...]:
+    return len(x), *x.shape[-2:], x.shape[1], weight.shape[0], weight.shape[-1]
+
+
+@torch.library.impl(_library, "spike_conv2d", "CPU")
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, packed: bool
+) -> tuple[Tensor, Tensor]:
+    """The output, and with `packed` what the backward pass needs of x."""
+    kept = _pack(x) if packed else torch.empty(0, dtype=torch.uint8)
+    if not sparse_enough(x, weight, stride, padding):
+        return _channels_last(torch.conv2d(x, weight, bias, stride, padding)), kept
+    weight, y = _channels_last(weight), _empty((len(x), len(weight), *x.shape[-2:]), x)
+    bias = None if bias is None else bias.float()
+    extension().spike_conv_forward(
+        STORAGE[x.dtype], _extent(x, weight), num_threads(), x.data_ptr(), weight.data_ptr(), cpu.address(bias),
+        y.data_ptr(),
+    )  # fmt: skip
+    return y, kept
+
+
+@torch.library.register_fake("spimm::spike_conv2d", lib=_library)
+def _forward_fake(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, packed: bool
+) -> tuple[Tensor, Tensor]:
+    y = torch.conv2d(x, weight, bias, stride, padding)
+    size = torch.library.get_ctx().new_dynamic_size() if packed else 0
+    return _empty(y.shape, y), x.new_empty(size, dtype=torch.uint8)
+
+
+def spike_conv2d_lif(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dynamics: Dynamics,
+    num_steps: int,
+    padding: int,
+    added: Tensor | None,
+) -> Tensor:
+    """As reference.spike_conv2d_lif."""
+    coefficients = dynamics.coefficients().tolist()
+    added = None if added is None else channels_last(added)
+    y: Tensor = torch.ops.spimm.spike_conv2d_lif(
+        channels_last(x), weight, bias, added, coefficients, num_steps, padding, *cpu.NeuronCode.of(dynamics)
+    )
+    return y
+
+
+@torch.library.impl(_library, "spike_conv2d_lif", "CPU")
+def _forward_lif(
+    x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None, coefficients: list[float], num_steps: int,
+    padding: int, *code: int,
+) -> Tensor:  # fmt: skip
+    images = x.flatten(0, 1)
+    if not sparse_enough(images, weight, 1, padding):
+        z = _channels_last(torch.conv2d(images, weight, bias, 1, padding)).unflatten(0, x.shape[:2])
+        dynamics = Dynamics(*coefficients, None if code[0] else 0.0)
+        ones, zeros = torch.ones(len(weight)), torch.zeros(len(weight))  # a norm that changes nothing
+        return norm_lif(z, ones, zeros, dynamics, zeros, ones, None, added, num_steps=num_steps, eps=0.0)[0]
+    shape = (num_steps * x.shape[1], len(weight), *x.shape[-2:])
+    weight, spikes = _channels_last(weight), _empty(shape, x)
+    bias = None if bias is None else bias.float()
+    extension().spike_conv_lif_forward(
+        STORAGE[x.dtype], (*coefficients, *code), _extent(x[0], weight), num_steps, len(x) != num_steps, num_threads(),
+        x.data_ptr(), weight.data_ptr(), cpu.address(bias), cpu.address(added), spikes.data_ptr(),
+    )  # fmt: skip
+    return spikes.unflatten(0, (num_steps, x.shape[1]))
+
+
+@torch.library.register_fake("spimm::spike_conv2d_lif", lib=_library)
+def _forward_lif_fake(
+    x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None, coefficients: list[float], num_steps: int,
+    padding: int, *code: int,
+) -> Tensor:  # fmt: skip
+    y = torch.conv2d(x.flatten(0, 1), weight, bias, 1, padding)
+    return _empty((num_steps * x.shape[1], *y.shape[1:]), y).unflatten(0, (num_steps, x.shape[1]))
+
+
+@torch.library.impl(_library, "spike_conv2d_grad_weight", "CPU")
+def _grad_weight(x: Tensor, grad: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    if not sparse_enough(x, weight, stride, padding):
+        return _channels_last(_torch_backward(x, grad, weight, stride, padding, wanted=1))
+    grad_weight = _empty(weight.shape, weight)
+    extension().spike_conv_grad_weight(
+        STORAGE[x.dtype], _extent(x, weight), num_threads(), x.data_ptr(), grad.data_ptr(), grad_weight.data_ptr()
+    )
+    return grad_weight
+
+
+@torch.library.register_fake("spimm::spike_conv2d_grad_weight", lib=_library)
+def _grad_weight_fake(x: Tensor, grad: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    return _empty(weight.shape, weight)
+
+
+def _torch_backward(x: Tensor, grad: Tensor, weight: Tensor, stride: int, padding: int, *, wanted: int) -> Tensor:
+    """The gradient of x (0) or weight (1) by torch's dense convolution."""
+    mask = [wanted == 0, wanted == 1, False]
+    found = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, mask
+    )
+    return found[wanted]
+
+
+def _pack(x: Tensor) -> Tensor:
+    """x: [N, C, H, W], channels-last, as bytes: whole numbers from 0 to 255 in as few bits as hold them all."""
+    storage, size, threads = STORAGE[x.dtype], x.numel(), num_threads()
+    bits = extension().bits_needed(storage, x.data_ptr(), size, threads)
+    packed = torch.empty(HEADER + (-(-size * bits // 8) if bits else x.nbytes), dtype=torch.uint8)
+    packed[:HEADER] = bits
+    if bits:
+        extension().pack(storage, x.data_ptr(), size, bits, packed.data_ptr() + HEADER, threads)
+    else:
+        packed[HEADER:].view(x.dtype).copy_(x.permute(0, 2, 3, 1).reshape(-1))
+    return packed
+
+
+@torch.library.impl(_library, "unpack_spikes", "CPU")
+def _unpack(packed: Tensor, shape: list[int], dtype: torch.dtype) -> Tensor:
+    x = _empty(shape, packed.new_empty(0, dtype=dtype))
+    if bits := int(packed[0]):
+        extension().unpack(STORAGE[dtype], packed.data_ptr() + HEADER, x.numel(), bits, x.data_ptr(), num_threads())
+    else:
+        x.permute(0, 2, 3, 1).view(-1).copy_(packed[HEADER:].view(dtype))
+    return x
+
+
+@torch.library.register_fake("spimm::unpack_spikes", lib=_library)
+def _unpack_fake(packed: Tensor, shape: list[int], dtype: torch.dtype) -> Tensor:
+    return _empty(shape, packed.new_empty(0, dtype=dtype))
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    x, weight, _, ctx.stride, ctx.padding, ctx.packed = inputs
+    _, kept = output
+    ctx.shape = x.shape
+    ctx.mark_non_differentiable(kept)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(kept if ctx.packed else x, weight)
+
+
+def _autograd(ctx, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 6
+    kept, weight = ctx.saved_tensors
+    needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+    grad = _channels_last(grad)
+    grad_x = grad_weight = None
+    if needs_x:
+        like = _empty(ctx.shape, weight)  # torch looks at its shape and layout, not at its values
+        grad_x = _torch_backward(like, grad, weight, ctx.stride, ctx.padding, wanted=0)
+    if needs_weight:
+        x = torch.ops.spimm.unpack_spikes(kept, ctx.shape, weight.dtype) if ctx.packed else kept
+        grad_weight = torch.ops.spimm.spike_conv2d_grad_weight(x, grad, weight, ctx.stride, ctx.padding)
+    grad_bias = grad.sum((0, 2, 3)) if needs_bias else None
+    return grad_x, grad_weight, grad_bias, None, None, None
+
+
+torch.library.register_autograd("spimm::spike_conv2d", _autograd, setup_context=_setup_context, lib=_library)

@@ -1,0 +1,60 @@
+"""The unit of a folded network: convolution and neuron, the norm gone into the convolution."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spimm.kernels import norm_lif, norm_pool_lif, spike_conv2d_lif
+from spimm.layers.conv import SpikeConv2d
+from spimm.layers.norm import max_pool
+from spimm.layers.time import over_time
+from spimm.neurons import Neuron
+
+
+class ConvNeuron(nn.Module):
+    """LIF(conv(x)); with `pool` LIF(MaxPool(conv(x))); without a neuron the membrane. x: [T, B, C, H, W] -> same form.
+
+    Stands for a ConvNormNeuron in inference and is called as one: `added` is added to the output, and an x: [1, ...]
+    with `num_steps` is the same at every step. `storage` is the dtype that x is brought to, where it is not that of the
+    convolution already.
+    """
+
+    ones: Tensor
+    zeros: Tensor
+
+    def __init__(self, conv: nn.Conv2d, *, pool: bool, neuron: Neuron | None, storage: torch.dtype | None = None):
+        super().__init__()
+        self.conv = conv
+        self.pool = pool
+        self.neuron = neuron
+        self.storage = storage
+        for name, value in (("ones", 1.0), ("zeros", 0.0)):
+            self.register_buffer(name, conv.weight.new_full((conv.out_channels,), value), persistent=False)
+
+    def forward(self, x: Tensor, num_steps: int | None = None, *, added: Tensor | None = None) -> Tensor:
+        x = x if self.storage is None else x.to(self.storage)
+        if self._in_one_op():
+            assert self.neuron is not None
+            settings: dict[str, Any] = {"num_steps": num_steps, "padding": self.conv.kernel_size[0] // 2, "added": added}
+            return spike_conv2d_lif(x, self.conv.weight, self.conv.bias, self.neuron.dynamics(), **settings)
+        x = over_time(self.conv, x)
+        if self.neuron is not None and not self.pool:
+            return self._fire(partial(norm_lif, added=added), x, self.neuron, num_steps)
+        if self.neuron is not None:
+            x = self._fire(norm_pool_lif, x, self.neuron, num_steps)
+        elif self.pool:
+            x = over_time(max_pool, x)
+        return x if added is None else x + added
+
+    def _in_one_op(self) -> bool:
+        """Whether one op serves the unit; a convolution that somebody watches is called instead."""
+        plain = isinstance(self.conv, SpikeConv2d) and self.conv.stride == (1, 1) and not self.conv._forward_hooks
+        return plain and self.neuron is not None and not self.pool and not torch.is_grad_enabled()
+
+    def _fire(self, op: Callable[..., tuple[Tensor, ...]], x: Tensor, neuron: Neuron, num_steps: int | None) -> Tensor:
+        """The ops that pool, fire and add in one pass, with a norm that changes nothing."""
+        unit: dict[str, Any] = {"mean": self.zeros, "variance": self.ones, "eps": 0.0}
+        return op(x, self.ones, self.zeros, neuron.dynamics(), num_steps=num_steps, **unit)[0]
