@@ -11,15 +11,24 @@ from spimm.neurons import Neuron
 class SpikeConv2d(nn.Conv2d):
     """nn.Conv2d for spikes: work and memory in proportion to what is not 0. [N, C, H, W] -> [N, C', H', W'].
 
-    `memory` is how the input is kept for the backward pass, "full" or "packed" (see kernels.spike_conv2d). Square
-    kernels, zero padding, no dilation, no groups.
+    `memory` is how the input is kept for the backward pass, "full" or "packed" (see kernels.spike_conv2d).
     """
 
     def __init__(self, in_chans: int, out_chans: int, kernel_size: int, stride: int = 1, *, bias: bool = False):
         super().__init__(in_chans, out_chans, kernel_size, stride, kernel_size // 2, bias=bias)
         self.memory: Memory = "full"
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the form is still the constructor's: merging convolutions makes others, which run as torch's."""
+        side = self.kernel_size[0]
+        form = (self.kernel_size, self.padding, self.dilation, self.groups, self.padding_mode)
+        square = form == ((side, side), (side // 2, side // 2), (1, 1), 1, "zeros")
+        return square and self.stride == (self.stride[0],) * 2
+
     def forward(self, x: Tensor) -> Tensor:
+        if not self.is_plain:
+            return super().forward(x)
         stride, padding = self.stride[0], self.kernel_size[0] // 2
         return spike_conv2d(x, self.weight, self.bias, stride=stride, padding=padding, memory=self.memory)
 
@@ -28,9 +37,8 @@ class ConvNormNeuron(nn.Module):
     """LIF(BN(conv(x))); with `pool` LIF(MaxPool(BN(conv(x)))). x: [T, B, C, H, W] -> spikes [T, B, C', H', W'].
 
     Without a neuron the unit gives the membrane, BN(conv(x)), pooled if asked. `added`, shaped as the output, is added
-    to it: the residual shortcut. An x: [1, ...] with `num_steps` is the
-    same at every step: convolution and statistics are computed once. Padding keeps H and W at stride 1; the pool (3x3,
-    stride 2) halves them, rounding up.
+    to it: the residual shortcut. An x: [1, ...] with `num_steps` is the same at every step: convolution and statistics
+    are computed once. Padding keeps H and W at stride 1; the pool (3x3, stride 2) halves them, rounding up.
     """
 
     def __init__(

@@ -38,7 +38,11 @@ class ConvNeuron(nn.Module):
         x = x if self.storage is None else x.to(self.storage)
         if self._in_one_op():
             assert self.neuron is not None
-            settings: dict[str, Any] = {"num_steps": num_steps, "padding": self.conv.kernel_size[0] // 2, "added": added}
+            settings: dict[str, Any] = {
+                "num_steps": num_steps,
+                "padding": self.conv.kernel_size[0] // 2,
+                "added": added,
+            }
             return spike_conv2d_lif(x, self.conv.weight, self.conv.bias, self.neuron.dynamics(), **settings)
         x = over_time(self.conv, x)
         if self.neuron is not None and not self.pool:
@@ -51,8 +55,9 @@ class ConvNeuron(nn.Module):
 
     def _in_one_op(self) -> bool:
         """Whether one op serves the unit; a convolution that somebody watches is called instead."""
-        plain = isinstance(self.conv, SpikeConv2d) and self.conv.stride == (1, 1) and not self.conv._forward_hooks
-        return plain and self.neuron is not None and not self.pool and not torch.is_grad_enabled()
+        plain = isinstance(self.conv, SpikeConv2d) and self.conv.is_plain and self.conv.stride == (1, 1)
+        watched = self.conv._forward_hooks or torch.is_grad_enabled()
+        return plain and self.neuron is not None and not self.pool and not watched
 
     def _fire(self, op: Callable[..., tuple[Tensor, ...]], x: Tensor, neuron: Neuron, num_steps: int | None) -> Tensor:
         """The ops that pool, fire and add in one pass, with a norm that changes nothing."""

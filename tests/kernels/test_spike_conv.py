@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from spimm.kernels import spike_conv2d
-from spimm.kernels.spike_conv import cpu
+from spimm.kernels import Dynamics, spike_conv2d, spike_conv2d_lif
+from spimm.kernels.spike_conv import cpu, reference
 
-from .conftest import assert_near, covering, laid_out, values
+from .conftest import COEFFICIENTS, RESETS, Potentials, assert_near, covering, laid_out, values
 
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2**-7}
 
@@ -79,6 +79,72 @@ def test_it_agrees_with_the_reference(
     gradients = torch.autograd.grad(found, inputs, grad.to(dtype))
     for name, actual, true in zip(("x", "weight", "bias"), gradients, expected_gradients, strict=False):
         assert_near(actual, true, ROUNDING[dtype], f"gradient of {name}")
+
+
+LIF_FACTORS = {
+    "dtype": list(ROUNDING),
+    "size": list(SIZES),
+    "kernel": [1, 3, 5, 7],
+    "density": [0.0, 0.1, 0.9],
+    "input": list(INPUTS),
+    "num_steps": [1, 2, 5],
+    "shared": [False, True],
+    "bias": [False, True],
+    "added": [False, True],
+    "reset": list(RESETS),
+    "threads": [1, 2],
+}
+
+
+@pytest.mark.parametrize("case", covering(LIF_FACTORS))
+@pytest.mark.parametrize("limit", [1.0, -1.0], ids=["cpu event-driven", "cpu dense"])
+def test_convolution_and_neuron_in_one_agrees_with_the_reference(
+    case: dict[str, Any], limit: float, monkeypatch: pytest.MonkeyPatch, with_threads: Any
+) -> None:
+    dtype, size, num_steps = case["dtype"], SIZES[case["size"]], case["num_steps"]
+    monkeypatch.setitem(cpu.LIMITS, dtype, limit)
+    with_threads(case["threads"])
+    (x, weight, *bias), _ = problem(case)
+    x = x.unsqueeze(0) if case["shared"] else torch.stack([x.roll(t, -1) for t in range(num_steps)])
+    weight = weight / weight[0].numel() ** 0.5
+    weight = weight.to(dtype).double()
+    dynamics = Dynamics(*COEFFICIENTS, RESETS[case["reset"]])
+    shape = (num_steps, size.images, size.out_chans, size.height, size.width)
+    added = torch.randint(3, shape, generator=torch.Generator().manual_seed(4)).double() if case["added"] else None
+    bias = bias[0] if bias else None
+    fire = Potentials(dynamics.surrogate)
+    truth = reference.spike_conv2d_lif(x, weight, bias, dynamics, num_steps, case["kernel"] // 2, added, fire=fire)
+
+    inputs = [tensor if tensor is None else tensor.to(dtype) for tensor in (x, weight, bias, added)]
+    inputs[0] = laid_out(inputs[0], "channels-last")
+    settings: dict[str, Any] = {"num_steps": num_steps, "padding": case["kernel"] // 2, "added": inputs[3]}
+    found = spike_conv2d_lif(*inputs[:3], dynamics, **settings, backend="cpu")
+    assert found.movedim(2, -1).is_contiguous()
+    # the dense path stores what the convolution gives in the dtype: potentials are rounded to it
+    rounded = dtype == torch.bfloat16 and not cpu.sparse_enough(
+        inputs[0].flatten(0, 1), inputs[1], 1, case["kernel"] // 2
+    )
+    distance = torch.stack(fire.kept).abs()
+    decided = (distance > (2**-6 if rounded else 2e-5)).cumprod(0).bool()
+    plain = found.double() - (0 if added is None else added)
+    assert ((plain == 0) | (plain == 1)).all()
+    assert torch.equal(found.double()[decided], truth[decided])
+    assert (~decided[-1]).sum() <= 2 + (0.2 if rounded else 0.005) * decided[-1].numel()
+
+
+def test_convolution_and_neuron_in_one_has_no_gradient() -> None:
+    x, weight = torch.zeros(2, 1, 3, 4, 4), torch.zeros(2, 3, 3, 3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="spike_conv2d_lif has no gradient"):
+        spike_conv2d_lif(x, weight, None, Dynamics(), padding=1)
+    dynamics = Dynamics()
+
+    def call(x: Tensor) -> Tensor:
+        return spike_conv2d_lif(x, weight, None, dynamics, padding=1)
+
+    with torch.no_grad():
+        assert torch.equal(torch.compile(call, fullgraph=True)(x), call(x))
+    with pytest.raises(ValueError, match=r"x has shape \(2, 3, 4, 4\) and weight \(2, 3, 3, 3\)"):
+        spike_conv2d_lif(x[:, 0], weight, None, Dynamics())
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])

@@ -1,9 +1,11 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import conv2d, max_pool2d
 
-from spimm.layers import ConvNormNeuron
+from spimm.layers import ConvNormNeuron, SpikeConv2d
 from spimm.neurons import IF, LIF, PLIF, Neuron
 
 from .conftest import is_channels_last, steps
@@ -56,6 +58,23 @@ def test_a_shortcut_is_added_to_what_the_unit_gives(pool: bool, neuron: Neuron |
     alone = unit(x)
     added = torch.randint_like(alone, 3)
     assert torch.equal(unit(x, added=added), alone + added)
+
+
+@pytest.mark.parametrize(
+    "change", [{"dilation": (2, 2)}, {"padding": (0, 1)}, {"stride": (1, 2)}, {"kernel_size": (1, 9)}, {"groups": 2}]
+)
+def test_a_convolution_of_another_form_is_torchs(change: dict[str, Any]) -> None:
+    conv, x = SpikeConv2d(4, 6, 3), steps(1, 2, 4, 9, 9)[0]
+    assert conv.is_plain
+    for name, value in change.items():
+        setattr(conv, name, value)
+    if "groups" in change:
+        conv.weight = nn.Parameter(conv.weight[:, :2])
+    if "kernel_size" in change:
+        conv.weight = nn.Parameter(conv.weight.flatten(2).unsqueeze(2))
+    assert not conv.is_plain
+    settings = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    assert torch.equal(conv(x), conv2d(x, conv.weight, None, *settings))
 
 
 def test_a_shared_input_is_convolved_once() -> None:

@@ -60,7 +60,7 @@ def spike_conv2d_lif(
     """LIF(convolution) + added, for inference. x: [T, B, C, H, W] -> [T, B, C', H', W']; added as the output.
 
     x: [1, ...] with `num_steps` is the same at every step. Where x is sparse the `cpu` backend keeps potentials in
-    registers: no output of the convolution reaches memory. Raises ValueError for shapes that do not fit and RuntimeError
+    registers: no output of the convolution reaches memory. Raises ValueError for shapes that do not fit, RuntimeError
     where a gradient would be wanted.
     """
     num_steps = steps_of(x, num_steps)

@@ -27,7 +27,7 @@ _library.define(
 )
 _library.define("spike_conv2d_grad_weight(Tensor x, Tensor grad, Tensor weight, int stride, int padding) -> Tensor")
 _library.define(
-    "spike_conv2d_lif(Tensor x, Tensor weight, Tensor? bias, Tensor? added, float[] coefficients, int num_steps, "
+    "spike_conv2d_lif(Tensor x, Tensor weight, Tensor? bias, Tensor? added, Tensor coefficients, int num_steps, "
     f"int padding, {cpu.NeuronCode.SCHEMA}) -> Tensor"
 )
 _library.define("unpack_spikes(Tensor packed, SymInt[] shape, ScalarType dtype) -> Tensor")
@@ -105,38 +105,38 @@ def spike_conv2d_lif(
     added: Tensor | None,
 ) -> Tensor:
     """As reference.spike_conv2d_lif."""
-    coefficients = dynamics.coefficients().tolist()
     added = None if added is None else channels_last(added)
     y: Tensor = torch.ops.spimm.spike_conv2d_lif(
-        channels_last(x), weight, bias, added, coefficients, num_steps, padding, *cpu.NeuronCode.of(dynamics)
+        channels_last(x), weight, bias, added, dynamics.coefficients(), num_steps, padding, *cpu.NeuronCode.of(dynamics)
     )
     return y
 
 
 @torch.library.impl(_library, "spike_conv2d_lif", "CPU")
 def _forward_lif(
-    x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None, coefficients: list[float], num_steps: int,
+    x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None, coefficients: Tensor, num_steps: int,
     padding: int, *code: int,
 ) -> Tensor:  # fmt: skip
     images = x.flatten(0, 1)
     if not sparse_enough(images, weight, 1, padding):
         z = _channels_last(torch.conv2d(images, weight, bias, 1, padding)).unflatten(0, x.shape[:2])
-        dynamics = Dynamics(*coefficients, None if code[0] else 0.0)
+        decay, gain, threshold = coefficients.tolist()
+        dynamics = Dynamics(decay, gain, threshold, None if code[0] else 0.0)
         ones, zeros = torch.ones(len(weight)), torch.zeros(len(weight))  # a norm that changes nothing
         return norm_lif(z, ones, zeros, dynamics, zeros, ones, None, added, num_steps=num_steps, eps=0.0)[0]
     shape = (num_steps * x.shape[1], len(weight), *x.shape[-2:])
     weight, spikes = _channels_last(weight), _empty(shape, x)
     bias = None if bias is None else bias.float()
     extension().spike_conv_lif_forward(
-        STORAGE[x.dtype], (*coefficients, *code), _extent(x[0], weight), num_steps, len(x) != num_steps, num_threads(),
-        x.data_ptr(), weight.data_ptr(), cpu.address(bias), cpu.address(added), spikes.data_ptr(),
+        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x[0], weight), num_steps, len(x) != num_steps,
+        num_threads(), x.data_ptr(), weight.data_ptr(), cpu.address(bias), cpu.address(added), spikes.data_ptr(),
     )  # fmt: skip
     return spikes.unflatten(0, (num_steps, x.shape[1]))
 
 
 @torch.library.register_fake("spimm::spike_conv2d_lif", lib=_library)
 def _forward_lif_fake(
-    x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None, coefficients: list[float], num_steps: int,
+    x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None, coefficients: Tensor, num_steps: int,
     padding: int, *code: int,
 ) -> Tensor:  # fmt: skip
     y = torch.conv2d(x.flatten(0, 1), weight, bias, 1, padding)
