@@ -26,17 +26,19 @@ static inline float sum_of_lanes(Vec v) {
 // The potentials before each step of n neurons that start from rest, and what they fire: [num_steps][size].
 struct MaskNeurons {
     int64_t size;
-    std::vector<float> v, mask;
+    Floats v, mask;
 
     MaskNeurons(int64_t num_steps, int64_t n)
         : size(padded(n)), v((num_steps + 1) * size, 0.0f), mask(num_steps * size) {}
 
     void step(const Neuron &neuron, int64_t t, const float *sums, int64_t n) {
         advance(neuron, sums, at(v, t), at(v, t + 1), n);
-        for (int64_t i = 0; i < n; i += lanes)
-            store_vec(at(mask, t) + i, spikes_of(charge(neuron, load_vec(at(v, t) + i), load_vec(sums + i)), all(neuron.threshold)));
+        for (int64_t i = 0; i < n; i += lanes) {
+            const Vec h = charge(neuron, load_vec(at(v, t) + i), load_vec(sums + i));
+            store_vec(at(mask, t) + i, spikes_of(h, all(neuron.threshold)));
+        }
     }
-    float *at(std::vector<float> &tiles, int64_t t) const { return tiles.data() + t * size; }
+    float *at(Floats &tiles, int64_t t) const { return tiles.data() + t * size; }
 };
 
 template <class S> static void ask_for_large_pages(void *array, const MaskExtent &extent, int64_t channels) {
@@ -80,7 +82,7 @@ static void token_forward(const MaskForward &io, const Neuron &neuron, const Mas
 #pragma omp parallel num_threads(num_threads)
     {
         MaskNeurons neurons(extent.num_steps, tiling.neurons);
-        std::vector<float> sums(neurons.size), mask_rows(tiling.size + lanes);
+        Floats sums(neurons.size), mask_rows(tiling.size + lanes);
 #pragma omp for schedule(static)
         for (int64_t tile = 0; tile < tiling.num_tiles; ++tile) {
             const int64_t tokens = tiling.tokens(tile), n = tokens * heads;
@@ -117,7 +119,7 @@ static void token_backward(const MaskBackward &io, const Neuron &neuron, const M
     {
         MaskNeurons neurons(T, tiling.neurons);
         const int64_t size = neurons.size;
-        std::vector<float> sums(T * size), scratch(2 * size), rows(tiling.size + lanes), products(tiling.size + lanes);
+        Floats sums(T * size), scratch(2 * size), rows(tiling.size + lanes), products(tiling.size + lanes);
         float *grad = scratch.data(), *grad_v = grad + size;
         CoefficientSums coefficient_sums;
 #pragma omp for schedule(static)
@@ -176,7 +178,7 @@ struct ChannelChunks {
 };
 
 // The sums over the tokens of each image at each step, [num_steps * images][channels], from those over the chunks.
-static void add_chunks(const ChannelChunks &chunks, const std::vector<float> &parts, int64_t stride, int64_t channels,
+static void add_chunks(const ChannelChunks &chunks, const Floats &parts, int64_t stride, int64_t channels,
                        float *sums) {
     for (int64_t chunk = 0; chunk < chunks.num_chunks; ++chunk) {
         const float *part = parts.data() + chunk * stride;
@@ -189,7 +191,7 @@ static void add_chunks(const ChannelChunks &chunks, const std::vector<float> &pa
 static MaskNeurons channel_neurons(const Neuron &neuron, const MaskExtent &extent, const float *sums) {
     const int64_t n = extent.images * extent.channels;
     MaskNeurons neurons(extent.num_steps, n);
-    std::vector<float> inputs(neurons.size, 0.0f);
+    Floats inputs(neurons.size, 0.0f);
     for (int64_t t = 0; t < extent.num_steps; ++t) {
         std::copy_n(sums + t * n, n, inputs.data());
         neurons.step(neuron, t, inputs.data(), n);
@@ -203,7 +205,7 @@ static void channel_forward(const MaskForward &io, const Neuron &neuron, const M
     const int64_t channels = extent.channels, stride = padded(channels), n = extent.images * channels;
     const S *qk = static_cast<const S *>(io.qk);
     ask_for_large_pages<S>(io.out, extent, channels);
-    std::vector<float> parts(chunks.num_chunks * stride, 0.0f);
+    Floats parts(chunks.num_chunks * stride, 0.0f);
 #pragma omp parallel for schedule(static) num_threads(num_threads)
     for (int64_t chunk = 0; chunk < chunks.num_chunks; ++chunk) {
         float *part = parts.data() + chunk * stride;
@@ -236,7 +238,7 @@ static void channel_backward(const MaskBackward &io, const Neuron &neuron, const
     S *grad_qk = static_cast<S *>(io.grad_qk);
     ask_for_large_pages<S>(io.grad_qk, extent, 2 * channels);
     MaskNeurons neurons = channel_neurons(neuron, extent, io.sums);
-    std::vector<float> parts(chunks.num_chunks * stride, 0.0f);
+    Floats parts(chunks.num_chunks * stride, 0.0f);
 #pragma omp parallel for schedule(static) num_threads(num_threads)
     for (int64_t chunk = 0; chunk < chunks.num_chunks; ++chunk) {
         const int64_t image = chunks.image(chunk);
@@ -251,7 +253,7 @@ static void channel_backward(const MaskBackward &io, const Neuron &neuron, const
             });
     }
 
-    std::vector<float> grads(T * n, 0.0f), scratch(3 * neurons.size, 0.0f);
+    Floats grads(T * n, 0.0f), scratch(3 * neurons.size, 0.0f);
     add_chunks(chunks, parts, stride, channels, grads.data());
     float *sums = scratch.data(), *grad = sums + neurons.size, *grad_v = grad + neurons.size;
     CoefficientSums coefficient_sums;

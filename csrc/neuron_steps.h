@@ -6,11 +6,21 @@
 
 #include "steps.h"
 
+#include <new>
 #include <type_traits>
 
 namespace spimm::SPIMM_ISA {
 
 constexpr int64_t padded(int64_t n) { return (n + lanes - 1) / lanes * lanes; }
+
+// Floats that begin on a cache line: a register that crosses from one to the next costs two accesses.
+template <class T> struct LineAllocator {
+    using value_type = T;
+    T *allocate(size_t n) { return static_cast<T *>(::operator new(n * sizeof(T), std::align_val_t(64))); }
+    void deallocate(T *values, size_t) { ::operator delete(values, std::align_val_t(64)); }
+    bool operator==(const LineAllocator &) const { return true; }
+};
+using Floats = std::vector<float, LineAllocator<float>>;
 
 // `count` of the elements of a register that are wanted: all, known when compiled, or fewer.
 using Whole = std::integral_constant<int64_t, lanes>;

@@ -11,98 +11,39 @@
 
 namespace spimm::SPIMM_ISA {
 
-typedef uint8_t Bytes __attribute__((vector_size(lanes)));
-
-// By way of 16 bits where there is no instruction: compilers take a conversion by a factor of four element by element.
-static inline Words widen(Bytes bytes) {
-#if defined(__AVX512F__)
-    return std::bit_cast<Words>(_mm512_cvtepu8_epi32(std::bit_cast<__m128i>(bytes)));
-#elif defined(__AVX2__)
-    return std::bit_cast<Words>(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(std::bit_cast<int64_t>(bytes))));
-#else
-    return __builtin_convertvector(__builtin_convertvector(bytes, Halves), Words);
-#endif
+static Floats pad(const std::vector<float> &per_channel) {
+    Floats values(padded(static_cast<int64_t>(per_channel.size())), 0.0f);
+    std::copy(per_channel.begin(), per_channel.end(), values.begin());
+    return values;
 }
 
-static inline Bytes narrow(Words words) {
-#if defined(__AVX512F__)
-    return std::bit_cast<Bytes>(_mm512_cvtepi32_epi8(std::bit_cast<__m512i>(words)));
-#else
-    return __builtin_convertvector(__builtin_convertvector(words, Halves), Bytes);
-#endif
-}
+// Sums over channels in float, moved every few tiles to sums in double.
+struct ChannelSum {
+    Floats recent;
+    std::vector<double> total;
+    int64_t pending = 0;
 
-static std::vector<float> pad(std::vector<float> per_channel) {
-    per_channel.resize(padded(static_cast<int64_t>(per_channel.size())), 0.0f);
-    return per_channel;
-}
-
-// A maximum that is not a number stays one, as in torch.
-template <class V> static inline auto wins(V z, V best) { return (z > best) | (z != z); }
-
-// Asks for the pixels that the same window has in the tile to be visited next: the T steps lie too far apart for the
-// processor to guess. Those of its first row and column came with its neighbours.
-template <class S> static inline void ask(const S *image, const Window &window, int64_t next, int64_t c) {
-    if (sizeof(S) * lanes < 64 && c * sizeof(S) % 64 != 0) return;
-    for (int k : {4, 5, 7, 8}) __builtin_prefetch(image + window.offset[k] + next + c, 0, 2);
-}
-
-// z: the largest scale x + shift of each window of a tile.
-template <class S>
-static void pool_tile(const S *image, const PoolExtent &extent, const Pooling &pooling, const PooledTile &tile,
-                      const float *scale, const float *shift, float *z_tile) {
-    const int64_t next = 2 * pooling.columns * extent.channels;
-    for (int64_t column = 0; column < tile.columns; ++column, z_tile += pooling.stride) {
-        const Window window(extent, tile.row, tile.first + column);
-        for_each_register(extent.channels, [&](int64_t c, auto count) {
-            ask(image, window, next, c);
-            const Vec a = load_vec(scale + c), b = load_vec(shift + c);
-            Vec best = fma(load_vec(image + window.offset[0] + c, count), a, b);
-            for (int k = 1; k < 9; ++k) {
-                const Vec z = fma(load_vec(image + window.offset[k] + c, count), a, b);
-                best = wins(z, best) ? z : best;
-            }
-            store_vec(z_tile + c, best);
-        });
+    explicit ChannelSum(int64_t size) : recent(size, 0.0f), total(size, 0.0) {}
+    void flush() {
+        for (size_t c = 0; c < total.size(); ++c) total[c] += recent[c];
+        std::fill(recent.begin(), recent.end(), 0.0f);
+        pending = 0;
     }
-}
-
-// As pool_tile, and the x of the largest and its number.
-template <class S>
-static void pool_tile_with_winners(const S *image, const PoolExtent &extent, const Pooling &pooling, const PooledTile &tile,
-                                   const float *scale, const float *shift, float *z_tile, float *x_tile, uint8_t *winners) {
-    const int64_t next = 2 * pooling.columns * extent.channels;
-    for (int64_t column = 0; column < tile.columns; ++column) {
-        const Window window(extent, tile.row, tile.first + column);
-        for_each_register(extent.channels, [&](int64_t c, auto count) {
-            ask(image, window, next, c);
-            const Vec a = load_vec(scale + c), b = load_vec(shift + c);
-            Vec best_x = load_vec(image + window.offset[0] + c, count), best = fma(best_x, a, b);
-            Words number = Words{} + window.number[0];
-            for (int k = 1; k < 9; ++k) {
-                const Vec x = load_vec(image + window.offset[k] + c, count), z = fma(x, a, b);
-                const auto better = wins(z, best);
-                best = better ? z : best;
-                best_x = better ? x : best_x;
-                number = better ? Words{} + window.number[k] : number;
-            }
-            store_vec(z_tile + column * pooling.stride + c, best);
-            store_vec(x_tile + column * pooling.stride + c, best_x);
-            const Bytes bytes = narrow(number);
-            std::memcpy(winners + column * extent.channels + c, &bytes, count);
-        });
+    void end_of_tile() {
+        if (++pending == 32) flush();
     }
-}
+};
 
 template <class S, bool soft>
 static void forward(const PoolForward &io, const Neuron &neuron, const PoolExtent &extent, int num_threads) {
     const Pooling pooling(extent);
     const int64_t channels = extent.channels, image_size = extent.height * extent.width * channels;
     const Affine affine(io.norm, channels);
-    const std::vector<float> scale = pad(affine.scale), shift = pad(affine.shift);
+    const Floats scale = pad(affine.scale), shift = pad(affine.shift);
 #pragma omp parallel num_threads(num_threads)
     {
-        std::vector<float> z_tile(pooling.size), v_tile(pooling.size);
+        Floats z_tile(pooling.size), v_tile(pooling.size), x_tile(pooling.size);
+        std::vector<uint8_t> winners(pooling.columns * channels);
 #pragma omp for schedule(static)
         for (int64_t index = 0; index < pooling.num_tiles; ++index) {
             const PooledTile tile(pooling, index);
@@ -111,7 +52,9 @@ static void forward(const PoolForward &io, const Neuron &neuron, const PoolExten
                 const int64_t x_step = extent.x_shared ? 0 : t;
                 const S *image = static_cast<const S *>(io.x) + (x_step * extent.images + tile.image) * image_size;
                 if (t == 0 || !extent.x_shared)
-                    pool_tile(image, extent, pooling, tile, scale.data(), shift.data(), z_tile.data());
+                    if (!pool_tile(image, extent, pooling, tile, scale.data(), shift.data(), z_tile.data()))
+                        pool_tile_with_winners<S, true>(image, extent, pooling, tile, scale.data(), shift.data(), z_tile.data(),
+                                                        x_tile.data(), winners.data());
                 S *spikes = static_cast<S *>(io.spikes) +
                             (t * extent.images * pooling.height * pooling.width + tile.pixel) * channels;
                 for (int64_t column = 0; column < tile.columns; ++column)
@@ -134,13 +77,13 @@ static void backward_to_pooled(const PoolBackward &io, const Neuron &neuron, con
     const int64_t x_steps = extent.x_shared ? 1 : T, size = pooling.size;
     const int64_t pooled_size = extent.images * pooling.height * pooling.width * channels;
     const Affine affine(io.norm, channels);
-    const std::vector<float> scale = pad(affine.scale), shift = pad(affine.shift), mean = pad(affine.mean);
+    const Floats scale = pad(affine.scale), shift = pad(affine.shift), mean = pad(affine.mean);
     std::vector<std::vector<double>> parts(num_threads);
 #pragma omp parallel num_threads(num_threads)
     {
-        std::vector<float> z_tiles(x_steps * size), x_tiles(x_steps * size), v_tiles((T + 1) * size), scratch(3 * size);
+        Floats z_tiles(x_steps * size), x_tiles(x_steps * size), v_tiles((T + 1) * size), scratch(3 * size);
         float *grad = scratch.data(), *grad_v = grad + size, *total = grad_v + size;
-        TileSum bias_sum(pooling.stride, pooling.stride), weight_sum(pooling.stride, pooling.stride);
+        ChannelSum bias_sum(pooling.stride), weight_sum(pooling.stride);
         CoefficientSums coefficient_sums, *sums = io.grad_coefficients == nullptr ? nullptr : &coefficient_sums;
 #pragma omp for schedule(static)
         for (int64_t index = 0; index < pooling.num_tiles; ++index) {
@@ -149,10 +92,15 @@ static void backward_to_pooled(const PoolBackward &io, const Neuron &neuron, con
             for (int64_t t = 0; t < T; ++t) {
                 const int64_t x_step = extent.x_shared ? 0 : t;
                 float *z = z_tiles.data() + x_step * size, *v = v_tiles.data() + t * size;
-                if (t == x_step)
-                    pool_tile_with_winners(static_cast<const S *>(io.x) + (t * extent.images + tile.image) * image_size,
-                                           extent, pooling, tile, scale.data(), shift.data(), z, x_tiles.data() + t * size,
-                                           io.winners + t * pooled_size + tile.pixel * channels);
+                if (t == x_step) {
+                    const S *image = static_cast<const S *>(io.x) + (t * extent.images + tile.image) * image_size;
+                    const auto pool = [&]<bool with_care>() {
+                        return pool_tile_with_winners<S, with_care>(
+                            image, extent, pooling, tile, scale.data(), shift.data(), z, x_tiles.data() + t * size,
+                            io.winners + t * pooled_size + tile.pixel * channels);
+                    };
+                    if (!pool.template operator()<false>()) pool.template operator()<true>();
+                }
                 advance(neuron, z, v, v + size, n);
             }
 
@@ -171,13 +119,14 @@ static void backward_to_pooled(const PoolBackward &io, const Neuron &neuron, con
                 }
                 const float *g_tile = extent.x_shared ? total : grad, *x_tile = x_tiles.data() + x_step * size;
                 S *grad_pooled = static_cast<S *>(io.grad_pooled) + x_step * pooled_size + tile.pixel * channels;
-                float *to_bias = bias_sum.tile.data(), *to_weight = weight_sum.tile.data();
+                float *to_bias = bias_sum.recent.data(), *to_weight = weight_sum.recent.data();
                 for (int64_t column = 0; column < tile.columns; ++column)
                     for_each_register(channels, [&](int64_t c, auto count) {
                         const int64_t i = column * pooling.stride + c;
                         const Vec g = load_vec(g_tile + i);
+                        const Vec x = load_vec(x_tile + i) - load_vec(mean.data() + c);
                         store_vec(to_bias + c, load_vec(to_bias + c) + g);
-                        store_vec(to_weight + c, fma(g, load_vec(x_tile + i) - load_vec(mean.data() + c), load_vec(to_weight + c)));
+                        store_vec(to_weight + c, fma(g, x, load_vec(to_weight + c)));
                         store_vec(grad_pooled + column * channels + c, g, count);
                     });
             }
@@ -185,8 +134,10 @@ static void backward_to_pooled(const PoolBackward &io, const Neuron &neuron, con
             weight_sum.end_of_tile();
         }
         std::vector<double> &part = parts[omp_get_thread_num()];
-        append(part, bias_sum);
-        append(part, weight_sum);
+        for (ChannelSum *sum : {&bias_sum, &weight_sum}) {
+            sum->flush();
+            part.insert(part.end(), sum->total.begin(), sum->total.end());
+        }
         part.insert(part.end(), coefficient_sums.total, coefficient_sums.total + 3);
     }
     const std::vector<double> total = add_up(parts);
@@ -234,8 +185,8 @@ static void backward_to_x(const PoolBackward &io, const PoolExtent &extent, int 
     const int64_t num_rows = x_steps * extent.images * extent.height, count = num_rows * width;
     const Pooling pooling(extent);
     const Affine affine(io.norm, channels);
-    const std::vector<float> scale = pad(affine.scale);
-    std::vector<float> constant(padded(channels), 0.0f), linear(padded(channels), 0.0f);
+    const Floats scale = pad(affine.scale);
+    Floats constant(padded(channels), 0.0f), linear(padded(channels), 0.0f);
     for (int64_t c = 0; c < channels; ++c) {
         const double slope = -static_cast<double>(scale[c]) * affine.rstd[c] * io.grad_weight[c] / count;
         linear[c] = static_cast<float>(slope);

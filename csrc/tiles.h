@@ -33,6 +33,7 @@ struct Tiling {
     int64_t length(int64_t tile) const { return std::min(size, rows * channels - begin(tile)); }
 
     std::vector<float> repeat(const float *per_channel) const {
+        if (per_channel != nullptr && channels == 1) return std::vector<float>(size, *per_channel);
         std::vector<float> repeated(per_channel == nullptr ? 0 : size);
         for (size_t row = 0; row < repeated.size(); row += channels) std::copy_n(per_channel, channels, repeated.data() + row);
         return repeated;

@@ -48,6 +48,41 @@ inline Vec reciprocal(Vec x) {
 }
 inline float reciprocal(float x) { return 1.0f / x; }
 
+template <class V> struct IntegersOf { using type = decltype(V{} < V{}); };  // of a vector: as wide as its floats
+template <> struct IntegersOf<float> { using type = int32_t; };
+
+template <class V> inline V absolute(V x) {
+    using Integers = typename IntegersOf<V>::type;
+    return std::bit_cast<V>(std::bit_cast<Integers>(x) & 0x7fffffff);
+}
+
+// The larger of the two; NaN if x is.
+inline Vec at_least(Vec lowest, Vec x) {
+#if defined(__AVX512F__)
+    return static_cast<Vec>(_mm512_max_ps(lowest, x));
+#elif defined(__AVX2__)
+    return static_cast<Vec>(_mm256_max_ps(lowest, x));
+#else
+    return x < lowest ? lowest : x;
+#endif
+}
+inline float at_least(float lowest, float x) { return x < lowest ? lowest : x; }
+
+// 2^x for x <= 0 to about 2 units in the last place: 2^n p(x - n), n the nearest integer, p minimax of degree 5.
+// Below 2^-125 it stays there; NaN stays NaN.
+template <class V> inline V power_of_two(V x) {
+    using Integers = typename IntegersOf<V>::type;
+    const V magic = V{} + 12582912.0f;  // 1.5 * 2^23: adding it leaves n in the low mantissa bits
+    x = at_least(V{} - 125.0f, x);
+    const V shifted = x + magic, f = x - (shifted - magic);
+    V p = f * 1.3276461e-3f + 9.6755410e-3f;
+    p = p * f + 5.5507135e-2f;
+    p = p * f + 2.4022120e-1f;
+    p = p * f + 6.9314694e-1f;
+    p = p * f + 1.0f;
+    return std::bit_cast<V>(std::bit_cast<Integers>(p) + (std::bit_cast<Integers>(shifted) << 23));
+}
+
 inline float sum(Vec v) {
     float total = 0.0f;
     for (int i = 0; i < lanes; ++i) total += v[i];

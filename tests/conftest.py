@@ -1,9 +1,13 @@
 """What tests of several rooms share."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported, which torch.compile does too
 
 
 @pytest.fixture

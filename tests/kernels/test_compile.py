@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spimm.kernels import Dynamics, lif, norm_lif
+from spimm.kernels import Dynamics, lif, multi_lif, norm_lif
 from spimm.kernels.cpu import NeuronCode
 from spimm.layers import ConvNormNeuron
 from spimm.neurons import LIF, PLIF
@@ -64,6 +64,29 @@ def test_norm_lif_is_a_sound_op(frozen: bool, dtype: torch.dtype) -> None:
             settings = (to_residual, coefficients().detach(), not frozen, True, 1e-5, *CODE)
             arguments = (grad, added, *inputs, before, membrane, *settings)
             torch.library.opcheck(torch.ops.spimm.norm_lif_backward.default, arguments, test_utils=CHECKS)
+
+
+@opcheck_warnings
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("concat", [False, True])
+def test_multi_lif_is_a_sound_op(concat: bool, dtype: torch.dtype) -> None:
+    x = values(3, 2, 4, 4, 5, scale=2).to(dtype).movedim(-1, 2)
+    numbers = torch.tensor([0.6, 0.47, 0.87, 0.4], dtype=torch.float64)  # decay, gain and two thresholds
+    arguments = (x.requires_grad_(), numbers.clone().requires_grad_(), 3, concat, *CODE)
+    torch.library.opcheck(torch.ops.spimm.multi_lif.default, arguments, test_utils=CHECKS)
+    grad = torch.ops.spimm.multi_lif(x.detach(), numbers, 3, concat, *CODE)
+    arguments = (grad, x.detach(), numbers, 3, concat, True, *CODE)
+    torch.library.opcheck(torch.ops.spimm.multi_lif_backward.default, arguments, test_utils=CHECKS)
+
+
+def test_a_compiled_multi_lif_equals_the_eager_one() -> None:
+    x = values(4, 2, 5, 3, 3, scale=2).float()
+    thresholds = torch.tensor([0.5, 1.0])
+    torch.compiler.reset()
+    for combine in ("sum", "concat"):
+        compiled = torch.compile(multi_lif, fullgraph=True, backend="aot_eager")
+        eager = multi_lif(x, Dynamics(), thresholds, combine=combine)
+        assert torch.equal(compiled(x, Dynamics(), thresholds, combine=combine), eager)
 
 
 def outcome(function: Any, unit: ConvNormNeuron, x: Tensor, **options: Any) -> list[Tensor]:

@@ -119,6 +119,9 @@ def test_every_op_prefers_the_compiled_backend_and_ends_with_the_reference() -> 
         assert list_backends(op)[-1] == "reference"
 
 
+COMPILED = ("lif", "norm_lif", "multi_lif", "norm_pool_lif", "qk_mask", "spike_attention", "spike_conv")
+
+
 @functools.cache
 def runnable_builds() -> str:
     """What the extension says when it is asked for a build that does not exist."""
@@ -139,10 +142,7 @@ def test_every_build_that_this_processor_runs_agrees_with_the_reference(isa: str
         "import sys, pytest; from spimm.kernels.cpu import extension; "
         f"assert extension().isa() == {isa!r}; sys.exit(pytest.main(sys.argv[1:]))",
         *("-p", "no:cacheprovider", "-x", "-k", "agrees_with_the_reference and cpu"),
-        *(
-            str(folder / name)
-            for name in ("test_lif.py", "test_norm_lif.py", "test_spike_conv.py", "test_spike_attention.py")
-        ),
+        *(str(folder / f"test_{op}.py") for op in COMPILED),
         isa=isa,
     )
     assert child.returncode == 0, child.stdout[-3000:] + child.stderr[-1000:]

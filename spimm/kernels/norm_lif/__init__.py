@@ -33,7 +33,7 @@ def norm_lif(
     residual: [T, B, C, ...], added to the normalised input in front of the neuron. added: [T, B, C, ...], added to the
     spikes behind it. Raises ValueError for shapes that do not fit. Gradients flow to every tensor but the statistics.
     """
-    num_steps = _check(x, weight, bias, mean, variance, residual, num_steps)
+    num_steps = checked_steps(x, weight, bias, mean, variance, residual, num_steps)
     if added is not None and added.shape != (num_steps, *x.shape[1:]):
         raise ValueError(f"added has shape {tuple(added.shape)}; wanted {(num_steps, *x.shape[1:])}")
     return dispatch.call(
@@ -59,13 +59,13 @@ def norm_lif_membrane(
     The membrane has the dtype of x, and the spikes are those of the membrane as stored. Shapes, arguments and errors as
     `norm_lif`; gradients flow from both.
     """
-    num_steps = _check(x, weight, bias, mean, variance, residual, num_steps)
+    num_steps = checked_steps(x, weight, bias, mean, variance, residual, num_steps)
     return dispatch.call(
         "norm_lif_membrane", backend, x, weight, bias, dynamics, mean, variance, residual, num_steps=num_steps, eps=eps
     )
 
 
-def _check(
+def checked_steps(
     x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None, residual: Tensor | None,
     num_steps: int | None,
 ) -> int:  # fmt: skip
@@ -109,7 +109,7 @@ def _reference_membrane(
         x.to(compute), weight.to(compute), bias.to(compute), dynamics, mean, variance,
         None if residual is None else residual.to(compute), num_steps=num_steps, eps=eps, dtype=x.dtype,
     )  # fmt: skip
-    return membrane, spikes.to(x.dtype), mean, variance
+    return membrane.to(x.dtype), spikes.to(x.dtype), mean, variance
 
 
 implement("norm_lif", "norm_lif", "norm_lif_membrane", "norm_lif_backward")

@@ -77,10 +77,13 @@ def _extent(x: Tensor, num_steps: int) -> tuple[int, int, int, bool]:
 
 def _run(
     x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None, residual: Tensor | None,
-    added: Tensor | None, membrane: Tensor | None, coefficients: Tensor, num_steps: int, eps: float, code: tuple[int],
+    added: Tensor | None, membrane: Tensor | None, coefficients: Tensor, num_steps: int, eps: float,
+    code: tuple[int, ...],
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    of_batch = mean is None or variance is None
-    used = (torch.empty_like(weight), torch.empty_like(weight)) if of_batch else (mean.clone(), variance.clone())
+    if mean is None or variance is None:
+        used, of_batch = (torch.empty_like(weight), torch.empty_like(weight)), True
+    else:
+        used, of_batch = (mean.clone(), variance.clone()), False
     norm = (weight.data_ptr(), bias.data_ptr(), used[0].data_ptr(), used[1].data_ptr(), eps, of_batch)
     out = empty_steps(x, num_steps)
     extension().lif_forward(

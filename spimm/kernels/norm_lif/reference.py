@@ -67,11 +67,12 @@ def norm_lif_membrane(
     dtype: torch.dtype | None = None,
     fire: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The membrane, stored as `dtype`, LIF of what was stored, and the mean and variance used.
+    """The membrane rounded to `dtype` (gradients pass unchanged), its LIF, and the mean and variance used.
 
     x: [T or 1, B, C, ...] -> [T, B, C, ...], [T, B, C, ...], [C], [C].
     """
     z, mean, variance = membrane(x, weight, bias, mean, variance, residual, eps=eps)
-    z = z.expand(num_steps, *z.shape[1:]).to(dtype or z.dtype)
-    spikes, _ = lif_reference.lif(z.to(x.dtype), dynamics, num_steps=num_steps, fire=fire)
+    z = z.expand(num_steps, *z.shape[1:])
+    z = z + (z.to(dtype or z.dtype).to(z.dtype) - z).detach()
+    spikes, _ = lif_reference.lif(z, dynamics, num_steps=num_steps, fire=fire)
     return z, spikes, mean, variance

@@ -6,7 +6,7 @@ from torch import Tensor
 from spimm.kernels import dispatch
 from spimm.kernels.cpu import unsupported as cpu_unsupported
 from spimm.kernels.dynamics import Dynamics
-from spimm.kernels.norm_lif import _check
+from spimm.kernels.norm_lif import checked_steps
 from spimm.kernels.norm_pool_lif import cpu, reference
 from spimm.kernels.triton import implement
 from spimm.kernels.triton import unsupported as triton_unsupported
@@ -34,7 +34,7 @@ def norm_pool_lif(
     """
     if x.dim() != 5 or 0 in x.shape[3:]:
         raise ValueError(f"x has shape {tuple(x.shape)}; wanted [T, B, C, H, W] with at least one pixel")
-    num_steps = _check(x, weight, bias, mean, variance, None, num_steps)
+    num_steps = checked_steps(x, weight, bias, mean, variance, None, num_steps)
     return dispatch.call(
         "norm_pool_lif", backend, x, weight, bias, dynamics, mean, variance, num_steps=num_steps, eps=eps
     )

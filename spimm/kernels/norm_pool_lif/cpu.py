@@ -59,14 +59,14 @@ def _forward(
     num_steps: int, eps: float, *code: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     of_batch = mean is None or variance is None
-    used = (torch.empty_like(weight), torch.empty_like(weight)) if of_batch else (mean.clone(), variance.clone())
-    norm = (weight.data_ptr(), bias.data_ptr(), used[0].data_ptr(), used[1].data_ptr(), eps, of_batch)
+    mean, variance = (torch.empty_like(weight) if s is None else s.clone() for s in (mean, variance))
+    norm = (weight.data_ptr(), bias.data_ptr(), mean.data_ptr(), variance.data_ptr(), eps, of_batch)
     spikes = _empty_pooled(x, num_steps)
     extension().pool_forward(
         STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), norm, num_threads(), x.data_ptr(),
         spikes.data_ptr(),
     )  # fmt: skip
-    return spikes, *used
+    return spikes, mean, variance
 
 
 @torch.library.register_fake("spimm::norm_pool_lif", lib=_library)
