@@ -15,6 +15,7 @@ from spimm.cli.info import info
 from spimm.cli.models import models
 from spimm.cli.quickstart import quickstart
 from spimm.cli.train import train
+from spimm.kernels import keep_freed_memory
 
 COMMANDS = {
     "models": models,
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     SPIMM_TRACEBACK=1 shows the whole traceback of an error.
     """
+    keep_freed_memory()
     logging.basicConfig(level=os.environ.get("SPIMM_LOG", "WARNING").upper(), format="%(name)s: %(message)s")
     try:
         status = tyro.extras.subcommand_cli_from_dict(

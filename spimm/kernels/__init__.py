@@ -1,5 +1,6 @@
 """The maths on tensors: one folder per op, every backend inside; `reference` is the truth."""
 
+from spimm.kernels.allocator import keep_freed_memory
 from spimm.kernels.cpu import cpu_isa
 from spimm.kernels.dispatch import list_backends, use_backend
 from spimm.kernels.dynamics import Dynamics
@@ -16,6 +17,7 @@ __all__ = [
     "Memory",
     "channel_mask",
     "cpu_isa",
+    "keep_freed_memory",
     "lif",
     "list_backends",
     "multi_lif",
