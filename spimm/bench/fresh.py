@@ -4,6 +4,7 @@ Peaks are read from Linux's /proc: VmHWM is the peak resident size of one addres
 used, since Linux hands a parent's peak on to the child it starts, which here would be the peak of the cases run before.
 """
 
+import ctypes
 import json
 import statistics
 import subprocess
@@ -74,6 +75,12 @@ def resident() -> tuple[float, float]:
     return now, peak
 
 
+def give_back_freed_memory() -> None:
+    """Returns to the system what the C library keeps, so that what preparations freed does not hide what steps need."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+
+
 def forget_peak() -> None:
     """Sets the peak of this process to what is resident now."""
     proc("clear_refs").write_text("5")
@@ -93,6 +100,7 @@ def training_peak(trained: Trained, steps: int) -> float:
     Gradients and the optimiser's moments, which the first step makes, are in it.
     """
     step = trained.step()
+    give_back_freed_memory()
     forget_peak()
     before, _ = resident()
     for _ in range(steps):
