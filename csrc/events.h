@@ -31,12 +31,7 @@ template <class S> inline uint32_t append_events(const S *x, int64_t n, uint32_t
     const __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     __mmask16 odd = 0;
     for (; i + run <= n; i += run) {
-        __m512 values;
-        if constexpr (sizeof(S) == 4)
-            values = _mm512_loadu_ps(reinterpret_cast<const float *>(x + i));
-        else
-            values = _mm512_castsi512_ps(_mm512_slli_epi32(
-                _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(x + i))), 16));
+        const __m512 values = load_vec(x + i);
         const __mmask16 active = _mm512_cmp_ps_mask(values, _mm512_setzero_ps(), _CMP_NEQ_UQ);
         odd |= _mm512_mask_cmp_ps_mask(active, values, _mm512_set1_ps(1.0f), _CMP_NEQ_UQ);
         const __m512i here = _mm512_add_epi32(_mm512_set1_epi32(first + static_cast<uint32_t>(i)), places);

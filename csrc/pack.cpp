@@ -1,5 +1,5 @@
 #include "pack.h"
-#include "vector_math.h"
+#include "vectors.h"
 
 #include <algorithm>
 #include <vector>
@@ -19,11 +19,6 @@ template <class F> static void in_chunks(int64_t size, int num_threads, const F 
 }
 
 #if defined(__AVX512F__)
-static inline __m512 load16(const float *from) { return _mm512_loadu_ps(from); }
-static inline __m512 load16(const bfloat16 *from) {
-    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-}
 static inline void store16_ones(float *to, __mmask16 mask) { _mm512_storeu_ps(to, _mm512_maskz_mov_ps(mask, _mm512_set1_ps(1.0f))); }
 static inline void store16_ones(bfloat16 *to, __mmask16 mask) {
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm256_maskz_mov_epi16(mask, _mm256_set1_epi16(0x3f80)));
@@ -54,7 +49,7 @@ template <class S, int bits> static void pack(const S *x, int64_t size, uint8_t 
 #if defined(__AVX512F__)
         if constexpr (bits == 1)
             for (; i + 16 <= end; i += 16) {
-                const __mmask16 mask = _mm512_cmp_ps_mask(load16(x + i), _mm512_setzero_ps(), _CMP_NEQ_UQ);
+                const __mmask16 mask = _mm512_cmp_ps_mask(load_vec(x + i), _mm512_setzero_ps(), _CMP_NEQ_UQ);
                 packed[i / 8] = static_cast<uint8_t>(mask);
                 packed[i / 8 + 1] = static_cast<uint8_t>(mask >> 8);
             }
@@ -80,10 +75,6 @@ template <class S, int bits> static void unpack(const uint8_t *packed, int64_t s
             for (int64_t k = 0; k < per_byte && i + k < end; ++k)
                 x[i + k] = store<S>(static_cast<float>(packed[i / per_byte] >> (k * bits) & ((1 << bits) - 1)));
     });
-}
-
-template <class F> static void with_storage(Storage storage, const F &f) {
-    storage == Storage::float32 ? f(float{}) : f(bfloat16{});
 }
 
 template <class F> static void with_bits(int bits, const F &f) {

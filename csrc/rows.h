@@ -84,8 +84,4 @@ template <class S, class F> void with_width(int64_t width, const F &f) {
     }
 }
 
-template <class F> void with_storage(Storage storage, const F &f) {
-    storage == Storage::float32 ? f(float{}) : f(bfloat16{});
-}
-
 }  // namespace spimm::SPIMM_ISA

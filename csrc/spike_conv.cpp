@@ -227,7 +227,6 @@ static void any_forward_lif(Storage storage, const void *x, const void *weight, 
     });
 }
 
-
 void grad_weight(Storage, const void *x, const void *grad_y, void *grad_weight, const ConvExtent &, int num_threads);
 
 extern const SpikeConvKernels spike_conv_kernels;

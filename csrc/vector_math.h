@@ -1,12 +1,19 @@
 // How stored values become floats and back, one at a time.
 #pragma once
 
+#include "storage.h"
+
 #include <bit>
 #include <cstdint>
 
 namespace spimm {
 
 struct bfloat16 { uint16_t bits; };
+
+// Calls f with a value of the type that is stored.
+template <class F> void with_storage(Storage storage, const F &f) {
+    storage == Storage::float32 ? f(float{}) : f(bfloat16{});
+}
 
 inline float load(float value) { return value; }
 inline float load(bfloat16 value) { return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16); }

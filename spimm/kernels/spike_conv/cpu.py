@@ -40,7 +40,7 @@ def unsupported(x: Tensor, *settings: object) -> str | None:
 
 def spike_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, memory: str) -> Tensor:
     """As reference.spike_conv2d."""
-    return torch.ops.spimm.spike_conv2d(_channels_last(x), weight, bias, stride, padding, memory == "packed")[0]
+    return torch.ops.spimm.spike_conv2d(channels_last(x, 1), weight, bias, stride, padding, memory == "packed")[0]
 
 
 def sparse_enough(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
@@ -52,12 +52,6 @@ def sparse_enough(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
     if x.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported():
         limit = MATRIX_UNIT_LIMIT
     return extension().density(STORAGE[x.dtype], x.data_ptr(), x.numel(), SAMPLE) <= limit
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """x: [N, C, H, W] with memory (N, H, W, C); itself where it has that order already."""
-    moved = x.permute(0, 2, 3, 1)
-    return x if moved.is_contiguous() else moved.contiguous().permute(0, 3, 1, 2)
 
 
 def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
@@ -76,8 +70,8 @@ def _forward(
     """The output, and with `packed` what the backward pass needs of x."""
     kept = _pack(x) if packed else torch.empty(0, dtype=torch.uint8)
     if not sparse_enough(x, weight, stride, padding):
-        return _channels_last(torch.conv2d(x, weight, bias, stride, padding)), kept
-    weight, y = _channels_last(weight), _empty((len(x), len(weight), *x.shape[-2:]), x)
+        return channels_last(torch.conv2d(x, weight, bias, stride, padding), 1), kept
+    weight, y = channels_last(weight, 1), _empty((len(x), len(weight), *x.shape[-2:]), x)
     bias = None if bias is None else bias.float()
     extension().spike_conv_forward(
         STORAGE[x.dtype], _extent(x, weight), num_threads(), x.data_ptr(), weight.data_ptr(), cpu.address(bias),
@@ -119,13 +113,13 @@ def _forward_lif(
 ) -> Tensor:  # fmt: skip
     images = x.flatten(0, 1)
     if not sparse_enough(images, weight, 1, padding):
-        z = _channels_last(torch.conv2d(images, weight, bias, 1, padding)).unflatten(0, x.shape[:2])
+        z = channels_last(torch.conv2d(images, weight, bias, 1, padding), 1).unflatten(0, x.shape[:2])
         decay, gain, threshold = coefficients.tolist()
         dynamics = Dynamics(decay, gain, threshold, None if code[0] else 0.0)
         ones, zeros = torch.ones(len(weight)), torch.zeros(len(weight))  # a norm that changes nothing
         return norm_lif(z, ones, zeros, dynamics, zeros, ones, None, added, num_steps=num_steps, eps=0.0)[0]
     shape = (num_steps * x.shape[1], len(weight), *x.shape[-2:])
-    weight, spikes = _channels_last(weight), _empty(shape, x)
+    weight, spikes = channels_last(weight, 1), _empty(shape, x)
     bias = None if bias is None else bias.float()
     extension().spike_conv_lif_forward(
         STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x[0], weight), num_steps, len(x) != num_steps,
@@ -146,7 +140,7 @@ def _forward_lif_fake(
 @torch.library.impl(_library, "spike_conv2d_grad_weight", "CPU")
 def _grad_weight(x: Tensor, grad: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     if not sparse_enough(x, weight, stride, padding):
-        return _channels_last(_torch_backward(x, grad, weight, stride, padding, wanted=1))
+        return channels_last(_torch_backward(x, grad, weight, stride, padding, wanted=1), 1)
     grad_weight = _empty(weight.shape, weight)
     extension().spike_conv_grad_weight(
         STORAGE[x.dtype], _extent(x, weight), num_threads(), x.data_ptr(), grad.data_ptr(), grad_weight.data_ptr()
@@ -210,7 +204,7 @@ def _autograd(ctx, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | Non
         return (None,) * 6
     kept, weight = ctx.saved_tensors
     needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-    grad = _channels_last(grad)
+    grad = channels_last(grad, 1)
     grad_x = grad_weight = None
     if needs_x:
         like = _empty(ctx.shape, weight)  # torch looks at its shape and layout, not at its values
