@@ -2,6 +2,7 @@
 // q, k and v (and in the gradient of y) is skipped. Operands that are hardly sparse take a dense product instead.
 #include "spike_attention.h"
 #include "aligned.h"
+#include "events.h"
 #include "neuron_steps.h"
 
 namespace spimm::SPIMM_ISA {
@@ -15,34 +16,6 @@ template <class S> static inline void prefetch_row(const S *row, int64_t size) {
     const char *from = reinterpret_cast<const char *>(row);
     for (int64_t byte = 0; byte < size * static_cast<int64_t>(sizeof(S)); byte += 64) __builtin_prefetch(from + byte, 0, 2);
 }
-
-// What is not 0, with its place in its row. Writes up to `lanes` beyond the last.
-struct Events {
-    float *value;
-    uint32_t *index;
-    int64_t count = 0;
-    bool binary = true;  // every value is 1
-
-    void append(Vec values, uint32_t first) {
-#if defined(__AVX512F__)
-        const __m512 found = static_cast<__m512>(values);
-        const __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        const __mmask16 active = _mm512_cmp_ps_mask(found, _mm512_setzero_ps(), _CMP_NEQ_UQ);
-        binary &= _mm512_mask_cmp_ps_mask(active, found, _mm512_set1_ps(1.0f), _CMP_NEQ_UQ) == 0;
-        const __m512i here = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(first)), places);
-        _mm512_storeu_si512(index + count, _mm512_maskz_compress_epi32(active, here));
-        _mm512_storeu_ps(value + count, _mm512_maskz_compress_ps(active, found));
-        count += __builtin_popcount(active);
-#else
-        for (int i = 0; i < lanes; ++i) {
-            index[count] = first + i;
-            value[count] = values[i];
-            count += values[i] != 0.0f;
-            binary &= values[i] == 0.0f || values[i] == 1.0f;
-        }
-#endif
-    }
-};
 
 // The channels of one head for a chunk of tokens: as rows of floats, padded with zeros to whole registers, and as the
 // list of what is not 0.
@@ -63,7 +36,7 @@ struct Operand {
     // are tokens, which the processor does not foresee.
     template <bool listed, class S> void read(const S *from, int64_t num_tokens, int64_t step, int64_t ahead) {
         tokens = num_tokens;
-        Events events{value.get(), index.get()};
+        EventList events{value.get(), index.get()};
         for (int64_t token = 0; token < tokens; ++token) {
             const S *row = from + token * step;
             prefetch_row(row + ahead, size);

@@ -26,6 +26,24 @@ template <class S> static Aligned<S> in_blocks(const S *weight, int64_t rows, in
     return packed;
 }
 
+// What a call convolves with, cut into blocks of `width` registers of output channels; no bias is a bias of 0.
+template <class S, int width> struct Blocks {
+    static constexpr int64_t size = width * lanes;
+    int64_t out_channels, row_count, count;
+    Aligned<S> weight;
+    std::vector<float> bias;
+
+    Blocks(const S *weight, const float *bias, const ConvExtent &e, int num_threads)
+        : out_channels(e.out_channels), row_count(e.kernel * e.kernel * e.in_channels), count((out_channels + size - 1) / size),
+          weight(in_blocks(weight, row_count, out_channels, width, num_threads)), bias(count * size, 0.0f) {
+        if (bias != nullptr) std::copy_n(bias, out_channels, this->bias.begin());
+    }
+
+    const S *rows_of(int64_t block) const { return weight.get() + block * row_count * size; }
+    const float *bias_of(int64_t block) const { return bias.data() + block * size; }
+    int64_t channels_of(int64_t block) const { return std::min(size, out_channels - block * size); }
+};
+
 template <class S, int width, bool binary>
 static inline void add_rows(Vec (&sum)[width], const Events &events, uint32_t from, uint32_t to, const S *rows) {
     for (uint32_t e = from; e < to; ++e)
@@ -120,11 +138,8 @@ static void forward_lif_block(const Events &events, const S *rows, const float *
 
 template <class S, int width>
 static void forward_with(const S *x, const S *weight, const float *bias, S *y, const ConvExtent &e, int num_threads) {
-    const int64_t size = width * lanes, blocks = (e.out_channels + size - 1) / size;
-    const int64_t row_count = e.kernel * e.kernel * e.in_channels, plane = e.height * e.width;
-    const Aligned<S> rows = in_blocks(weight, row_count, e.out_channels, width, num_threads);
-    std::vector<float> padded_bias(blocks * size, 0.0f);
-    if (bias != nullptr) std::copy_n(bias, e.out_channels, padded_bias.begin());
+    const Blocks<S, width> blocks(weight, bias, e, num_threads);
+    const int64_t plane = e.height * e.width;
     const int64_t group = images_per_group(e, num_threads), groups = (e.images + group - 1) / group;
 #pragma omp parallel num_threads(num_threads)
     {
@@ -133,15 +148,15 @@ static void forward_with(const S *x, const S *weight, const float *bias, S *y, c
         for (int64_t g = 0; g < groups; ++g) {
             const int64_t images = std::min(group, e.images - g * group);
             list_events(x + g * group * plane * e.in_channels, images * plane, e.width, e.in_channels, events);
-            for (int64_t block = 0; block < blocks; ++block) {
-                const S *block_rows = rows.get() + block * row_count * size;
-                const float *block_bias = padded_bias.data() + block * size;
-                S *to = y + g * group * plane * e.out_channels + block * size;
-                const int64_t n = std::min(size, e.out_channels - block * size);
+            for (int64_t block = 0; block < blocks.count; ++block) {
+                const S *rows = blocks.rows_of(block);
+                const float *start = blocks.bias_of(block);
+                S *to = y + g * group * plane * e.out_channels + block * blocks.size;
+                const int64_t n = blocks.channels_of(block);
                 if (events.binary)
-                    forward_block<S, width, true>(events, block_rows, block_bias, to, images, n, e);
+                    forward_block<S, width, true>(events, rows, start, to, images, n, e);
                 else
-                    forward_block<S, width, false>(events, block_rows, block_bias, to, images, n, e);
+                    forward_block<S, width, false>(events, rows, start, to, images, n, e);
             }
         }
     }
@@ -156,11 +171,8 @@ static void forward(const S *x, const S *weight, const float *bias, S *y, const 
 template <class S, int width>
 static void forward_lif_with(const S *x, const S *weight, const float *bias, const S *added, S *spikes, const Neuron &neuron,
                              const ConvExtent &e, int64_t num_steps, bool x_shared, int num_threads) {
-    const int64_t size = width * lanes, blocks = (e.out_channels + size - 1) / size;
-    const int64_t row_count = e.kernel * e.kernel * e.in_channels, plane = e.height * e.width;
-    const Aligned<S> rows = in_blocks(weight, row_count, e.out_channels, width, num_threads);
-    std::vector<float> padded_bias(blocks * size, 0.0f);
-    if (bias != nullptr) std::copy_n(bias, e.out_channels, padded_bias.begin());
+    const Blocks<S, width> blocks(weight, bias, e, num_threads);
+    const int64_t plane = e.height * e.width;
     const int64_t x_steps = x_shared ? 1 : num_steps;
     const int64_t group = std::max<int64_t>(1, images_per_group(e, num_threads) / x_steps), groups = (e.images + group - 1) / group;
 #pragma omp parallel num_threads(num_threads)
@@ -172,15 +184,15 @@ static void forward_lif_with(const S *x, const S *weight, const float *bias, con
             for (int64_t t = 0; t < x_steps; ++t)
                 list_events(x + (t * e.images + g * group) * plane * e.in_channels, sequence.images * plane, e.width, e.in_channels,
                             events, t * sequence.images * plane);
-            for (int64_t block = 0; block < blocks; ++block) {
-                const S *block_rows = rows.get() + block * row_count * size;
-                const float *block_bias = padded_bias.data() + block * size;
-                const int64_t place = g * group * plane * e.out_channels + block * size, n = std::min(size, e.out_channels - block * size);
+            for (int64_t block = 0; block < blocks.count; ++block) {
+                const S *rows = blocks.rows_of(block);
+                const float *start = blocks.bias_of(block);
+                const int64_t place = g * group * plane * e.out_channels + block * blocks.size, n = blocks.channels_of(block);
                 const S *add = added == nullptr ? nullptr : added + place;
                 if (events.binary)
-                    forward_lif_block<S, width, true>(events, block_rows, block_bias, add, spikes + place, n, neuron, sequence, e);
+                    forward_lif_block<S, width, true>(events, rows, start, add, spikes + place, n, neuron, sequence, e);
                 else
-                    forward_lif_block<S, width, false>(events, block_rows, block_bias, add, spikes + place, n, neuron, sequence, e);
+                    forward_lif_block<S, width, false>(events, rows, start, add, spikes + place, n, neuron, sequence, e);
             }
         }
     }
