@@ -2,6 +2,7 @@
 // once per instruction set; table.cpp joins them and dispatch.cpp chooses.
 #pragma once
 
+#include "depthwise.h"
 #include "lif.h"
 #include "masks.h"
 #include "multi_lif.h"
@@ -21,6 +22,7 @@ struct Kernels {
     const MaskKernels *masks;
     const MultiLifKernels *multi_lif;
     const AttentionKernels *spike_attention;
+    const DepthwiseKernels *depthwise;
 };
 
 // The fastest build that this processor runs, or the one named by the environment variable SPIMM_CPU_ISA.

@@ -2,6 +2,7 @@
 
 from spimm.kernels.allocator import keep_freed_memory
 from spimm.kernels.cpu import cpu_isa
+from spimm.kernels.depthwise import depthwise_conv2d
 from spimm.kernels.dispatch import list_backends, use_backend
 from spimm.kernels.dynamics import Dynamics
 from spimm.kernels.lif import lif
@@ -17,6 +18,7 @@ __all__ = [
     "Memory",
     "channel_mask",
     "cpu_isa",
+    "depthwise_conv2d",
     "keep_freed_memory",
     "lif",
     "list_backends",

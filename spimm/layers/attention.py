@@ -10,7 +10,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from spimm.kernels import channel_mask, spike_attention, token_mask
-from spimm.layers.conv import ConvNormNeuron
+from spimm.layers.conv import ConvNormNeuron, ConvUnit
+from spimm.layers.shortcut import Ending
 from spimm.neurons import Neuron
 
 
@@ -73,29 +74,21 @@ class SpikeProduct(nn.Module):
         return self.neuron(spike_attention(qkv, self.num_heads, self.scale))
 
 
-class QKAttention(nn.Module):
-    """One 1x1 conv unit for q, k (and v), a core that mixes them, and a projection, plus `added` if given.
+class SpikingAttention(nn.Module):
+    """A unit that gives q, k and v as one tensor, a core that mixes them, and a unit that projects the result.
 
-    x, added: [T, B, C, H, W] -> same.
+    x, added: [T, B, C, H, W] -> same; `added` is the shortcut, which the projection takes in.
 
     `joined_steps`: the neuron of the projection integrates along T*B as if it were time. Samples of a batch then
     influence each other, as in QKFormer's published code (papers' numbers depend on it); off by default.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        core: TokenMask | ChannelMask | SpikeProduct,
-        *,
-        neuron: Neuron,
-        last_neuron: Neuron | None,
-        joined_steps: bool = False,
-    ):
+    def __init__(self, qkv: ConvUnit, core: nn.Module, proj: ConvUnit, *, joined_steps: bool = False):
         super().__init__()
         self.joined_steps = joined_steps
-        self.qkv = ConvNormNeuron(dim, core.num_inputs * dim, 1, neuron=neuron)
+        self.qkv = qkv
         self.core = core
-        self.proj = ConvNormNeuron(dim, dim, 1, bias=True, neuron=last_neuron)
+        self.proj = proj
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         x = self.core(self.qkv(x))
@@ -110,6 +103,18 @@ SSA_SCALE = 0.125
 ATTENTION_THRESHOLD = 0.5
 
 
+def check_heads(dim: int, num_heads: int) -> None:
+    """Raises ValueError unless the heads divide the channels."""
+    if dim % num_heads:
+        raise ValueError(f"{dim} channels do not divide into {num_heads} heads")
+
+
+def scaled_product(num_heads: int, neuron_fn: Callable[..., Neuron], *, merge_scale: bool = False) -> SpikeProduct:
+    """LIF(0.125 q (k^T v)) with threshold 0.5, or with `merge_scale` LIF(q (k^T v)) with 4.0: equal spikes."""
+    scale, threshold = (1.0, ATTENTION_THRESHOLD / SSA_SCALE) if merge_scale else (SSA_SCALE, ATTENTION_THRESHOLD)
+    return SpikeProduct(num_heads, scale, neuron_fn(threshold=threshold))
+
+
 def qk_attention(
     kind: str,
     dim: int,
@@ -117,10 +122,10 @@ def qk_attention(
     *,
     neuron_fn: Callable[..., Neuron],
     attention_neuron_fn: Callable[..., Neuron],
-    last_neuron: Neuron | None,
+    ending: Ending,
     merge_scale: bool = False,
     legacy: bool = False,
-) -> QKAttention:
+) -> SpikingAttention:
     """QKTA, QKCA or SSA by name. `merge_scale` puts SSA's 0.125 into its threshold (0.5 becomes 4.0): equal spikes.
 
     `legacy` joins steps and batch in the projection neuron of SSA. Raises ValueError for an unknown kind or heads that
@@ -129,18 +134,15 @@ def qk_attention(
     if kind not in ATTENTIONS:
         near = difflib.get_close_matches(kind, ATTENTIONS) or ATTENTIONS
         raise ValueError(f"unknown attention {kind!r}; did you mean {', '.join(near)}?")
-    if dim % num_heads:
-        raise ValueError(f"{dim} channels do not divide into {num_heads} heads")
+    check_heads(dim, num_heads)
     if kind == "ssa":
-        scale, threshold = (1.0, ATTENTION_THRESHOLD / SSA_SCALE) if merge_scale else (SSA_SCALE, ATTENTION_THRESHOLD)
-        core = SpikeProduct(num_heads, scale, attention_neuron_fn(threshold=threshold))
+        core = scaled_product(num_heads, attention_neuron_fn, merge_scale=merge_scale)
     else:
         neuron = attention_neuron_fn(threshold=ATTENTION_THRESHOLD)
         core = TokenMask(num_heads, neuron) if kind == "qkta" else ChannelMask(neuron)
-    return QKAttention(
-        dim,
+    return SpikingAttention(
+        ConvNormNeuron(dim, core.num_inputs * dim, 1, neuron=neuron_fn()),
         core,
-        neuron=neuron_fn(),
-        last_neuron=last_neuron,
+        ConvNormNeuron(dim, dim, 1, bias=True, **ending._asdict()),
         joined_steps=legacy and kind == "ssa",
     )

@@ -1,5 +1,7 @@
 """The unit that spiking networks are made of: convolution, batch norm, neuron."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from spimm.kernels import Memory, spike_conv2d
@@ -33,38 +35,43 @@ class SpikeConv2d(nn.Conv2d):
         return spike_conv2d(x, self.weight, self.bias, stride=stride, padding=padding, memory=self.memory)
 
 
-class ConvNormNeuron(nn.Module):
+class ConvUnit(nn.Module):
     """LIF(BN(conv(x))); with `pool` LIF(MaxPool(BN(conv(x)))). x: [T, B, C, H, W] -> spikes [T, B, C', H', W'].
 
-    Without a neuron the unit gives the membrane, BN(conv(x)), pooled if asked. `added`, shaped as the output, is added
-    to it: the residual shortcut. An x: [1, ...] with `num_steps` is the same at every step: convolution and statistics
-    are computed once. Padding keeps H and W at stride 1; the pool (3x3, stride 2) halves them, rounding up.
+    Without a neuron the unit gives the membrane, BN(conv(x)), pooled if asked. `added`, shaped as the output, is the
+    residual shortcut: it is added to the output or, with `adds_first`, to what the neuron fires on. An x: [1, ...] with
+    `num_steps` is the same at every step: convolution and statistics are computed once. The pool (3x3, stride 2) halves
+    H and W, rounding up. conv: any linear module from [N, C, H, W] to [N, C', H', W'].
     """
 
     def __init__(
-        self,
-        in_chans: int,
-        out_chans: int,
-        kernel_size: int,
-        *,
-        stride: int = 1,
-        bias: bool = False,
-        pool: bool = False,
-        neuron: Neuron | None,
+        self, conv: nn.Module, out_chans: int, *, pool: bool = False, neuron: Neuron | None, adds_first: bool = False
     ):
         super().__init__()
-        self.conv = SpikeConv2d(in_chans, out_chans, kernel_size, stride, bias=bias)
+        if pool and adds_first:
+            raise ValueError("a unit that pools takes its shortcut behind the neuron: adds_first is True with pool")
+        self.conv = conv
         self.norm = nn.BatchNorm2d(out_chans)
         self.pool = pool
         self.neuron = neuron
+        self.adds_first = adds_first
 
     def forward(self, x: Tensor, num_steps: int | None = None, *, added: Tensor | None = None) -> Tensor:
         x = over_time(self.conv, x)
         if self.neuron is not None and not self.pool:
-            return norm_neuron(x, self.norm, self.neuron, num_steps, added)
+            return norm_neuron(x, self.norm, self.neuron, num_steps, added, adds_first=self.adds_first)
         if self.neuron is not None:
             x = norm_pool_neuron(x, self.norm, self.neuron, num_steps)
         else:
             x = batch_norm(x, self.norm, num_steps)
             x = over_time(max_pool, x) if self.pool else x
         return x if added is None else x + added
+
+
+class ConvNormNeuron(ConvUnit):
+    """The unit with a plain convolution for spikes. Padding keeps H and W at stride 1."""
+
+    def __init__(
+        self, in_chans: int, out_chans: int, kernel_size: int, *, stride: int = 1, bias: bool = False, **unit: Any
+    ):
+        super().__init__(SpikeConv2d(in_chans, out_chans, kernel_size, stride, bias=bias), out_chans, **unit)

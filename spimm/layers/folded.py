@@ -17,27 +17,37 @@ from spimm.neurons import Neuron
 class ConvNeuron(nn.Module):
     """LIF(conv(x)); with `pool` LIF(MaxPool(conv(x))); without a neuron the membrane. x: [T, B, C, H, W] -> same form.
 
-    Stands for a ConvNormNeuron in inference and is called as one: `added` is added to the output, and an x: [1, ...]
-    with `num_steps` is the same at every step. `storage` is the dtype that x is brought to, where it is not that of the
-    convolution already.
+    Stands for a ConvUnit in inference and is called as one: `added` is added to the output or, with `adds_first`, to
+    what the neuron fires on, and an x: [1, ...] with `num_steps` is the same at every step. conv: one convolution or a
+    row of them. `storage` is the dtype that x is brought to, where it is not that of the convolution already.
     """
 
     ones: Tensor
     zeros: Tensor
 
-    def __init__(self, conv: nn.Conv2d, *, pool: bool, neuron: Neuron | None, storage: torch.dtype | None = None):
+    def __init__(
+        self,
+        conv: nn.Module,
+        *,
+        pool: bool,
+        neuron: Neuron | None,
+        adds_first: bool = False,
+        storage: torch.dtype | None = None,
+    ):
         super().__init__()
         self.conv = conv
         self.pool = pool
         self.neuron = neuron
+        self.adds_first = adds_first
         self.storage = storage
+        last = [part for part in conv.modules() if isinstance(part, nn.Conv2d)][-1]
         for name, value in (("ones", 1.0), ("zeros", 0.0)):
-            self.register_buffer(name, conv.weight.new_full((conv.out_channels,), value), persistent=False)
+            self.register_buffer(name, last.weight.new_full((last.out_channels,), value), persistent=False)
 
     def forward(self, x: Tensor, num_steps: int | None = None, *, added: Tensor | None = None) -> Tensor:
         x = x if self.storage is None else x.to(self.storage)
-        if self._in_one_op():
-            assert self.neuron is not None
+        if self._in_one_op() and (added is None or not self.adds_first):
+            assert self.neuron is not None and isinstance(self.conv, SpikeConv2d)
             settings: dict[str, Any] = {
                 "num_steps": num_steps,
                 "padding": self.conv.kernel_size[0] // 2,
@@ -46,7 +56,8 @@ class ConvNeuron(nn.Module):
             return spike_conv2d_lif(x, self.conv.weight, self.conv.bias, self.neuron.dynamics(), **settings)
         x = over_time(self.conv, x)
         if self.neuron is not None and not self.pool:
-            return self._fire(partial(norm_lif, added=added), x, self.neuron, num_steps)
+            op = partial(norm_lif, residual=added) if self.adds_first else partial(norm_lif, added=added)
+            return self._fire(op, x, self.neuron, num_steps)
         if self.neuron is not None:
             x = self._fire(norm_pool_lif, x, self.neuron, num_steps)
         elif self.pool:

@@ -1,21 +1,24 @@
-"""Spiking MLP (SMLP): two 1x1 conv units. Zhou et al. 2024 (QKFormer), section 3.4."""
+"""Spiking MLP (SMLP): two conv units. Zhou et al. 2024 (QKFormer), section 3.4; Yao et al. 2024 (Meta-SpikeFormer)."""
 
 from torch import Tensor, nn
 
 from spimm.layers.conv import ConvNormNeuron
+from spimm.layers.shortcut import Ending
 from spimm.neurons import Neuron
 
 
 class SpikingMLP(nn.Module):
-    """conv1x1 d -> hidden, BN, LIF; conv1x1 hidden -> d, BN and `last_neuron`, if any; plus `added` if given.
+    """conv d -> hidden, BN, LIF; conv hidden -> d, BN and what `ending` says; with the shortcut `added` if given.
 
-    x, added: [T, B, d, H, W] -> same.
+    x, added: [T, B, d, H, W] -> same. Kernels of 1x1 make the channel MLP, of 3x3 the channel conv of Meta-SpikeFormer.
     """
 
-    def __init__(self, dim: int, hidden: int, *, neuron: Neuron, last_neuron: Neuron | None):
+    def __init__(
+        self, dim: int, hidden: int, *, neuron: Neuron, ending: Ending, kernel_size: int = 1, bias: bool = True
+    ):
         super().__init__()
-        self.expand = ConvNormNeuron(dim, hidden, 1, bias=True, neuron=neuron)
-        self.contract = ConvNormNeuron(hidden, dim, 1, bias=True, neuron=last_neuron)
+        self.expand = ConvNormNeuron(dim, hidden, kernel_size, bias=bias, neuron=neuron)
+        self.contract = ConvNormNeuron(hidden, dim, kernel_size, bias=bias, **ending._asdict())
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         return self.contract(self.expand(x), added=added)

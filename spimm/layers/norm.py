@@ -41,10 +41,20 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d, num_steps: int | None = None) ->
 
 
 def norm_neuron(
-    x: Tensor, norm: nn.BatchNorm2d, neuron: Neuron, num_steps: int | None = None, added: Tensor | None = None
+    x: Tensor,
+    norm: nn.BatchNorm2d,
+    neuron: Neuron,
+    num_steps: int | None = None,
+    added: Tensor | None = None,
+    *,
+    adds_first: bool = False,
 ) -> Tensor:
-    """neuron(BN(x)) + added, [T, B, C, H, W], through the fused op; updates the running statistics in training mode."""
-    return _fused(partial(norm_lif, added=added), x, norm, neuron, num_steps)
+    """neuron(BN(x)) + added, or with `adds_first` neuron(BN(x) + added): [T, B, C, H, W], through the fused op.
+
+    Updates the running statistics in training mode.
+    """
+    op = partial(norm_lif, residual=added) if adds_first else partial(norm_lif, added=added)
+    return _fused(op, x, norm, neuron, num_steps)
 
 
 def norm_pool_neuron(x: Tensor, norm: nn.BatchNorm2d, neuron: Neuron, num_steps: int | None = None) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from spimm.layers.conv import ConvNormNeuron
-from spimm.layers.shortcut import NeuronFn, Shortcut, exit_neuron
+from spimm.layers.shortcut import NeuronFn, Shortcut, ending
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ PATCH_FORMS: dict[str, PatchForm] = {
 class SPEDS(nn.Module):
     """Patch embedding. x: [T, B, C, H, W], or [1, ...] with `num_steps`, -> [T, B, dim, H / stride, W / stride].
 
-    With the spike-add shortcut the output is {0, 1, 2}; with `membrane` it is real, and an embedding whose shortcut
-    starts at its input (`tap` 0) fires first. `deformed_shortcut=False` leaves F(X) alone (the SPS of Spikformer).
+    With the spike-add shortcut the output is {0, 1, 2}, with `vanilla` spikes; with `membrane` it is real, and an
+    embedding whose shortcut starts at its input (`tap` 0) fires first. `deformed_shortcut=False` leaves F(X) alone (the
+    SPS of Spikformer).
     """
 
     def __init__(
@@ -68,14 +69,14 @@ class SPEDS(nn.Module):
                 widths[i + 1],
                 3,
                 pool=pool,
-                neuron=exit_neuron(shortcut, neuron_fn) if i == last else neuron_fn(),
+                neuron=ending(shortcut, neuron_fn).neuron if i == last else neuron_fn(),
             )
             for i, pool in enumerate(form.pools)
         )
         self.tap = form.tap
         self.shortcut = (
             ConvNormNeuron(
-                widths[form.tap], dim, 1, stride=form.shortcut_stride, neuron=exit_neuron(shortcut, neuron_fn)
+                widths[form.tap], dim, 1, stride=form.shortcut_stride, **ending(shortcut, neuron_fn)._asdict()
             )
             if deformed_shortcut
             else None

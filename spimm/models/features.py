@@ -33,11 +33,14 @@ def pick_stages(indices: Sequence[int] | int | None, num_stages: int) -> list[in
 class FeatureList(nn.Module):
     """Mean over time of each chosen stage. x: [B, C, H, W] or [B, T, C, H, W] -> list of [B, C_i, H_i, W_i].
 
+    `per_step` leaves the steps apart: [T, B, C_i, H_i, W_i], T = 1 if all that is in front is the same at every step.
+
     `feature_info` has one dict a map: num_chs, reduction (input size over map size), module.
     """
 
-    def __init__(self, model: Backbone, indices: Sequence[int] | int | None = None):
+    def __init__(self, model: Backbone, indices: Sequence[int] | int | None = None, *, per_step: bool = False):
         super().__init__()
+        self.per_step = per_step
         self.model = model
         self.indices = pick_stages(indices, len(model.feature_info))
         self.feature_info = [model.feature_info[index] for index in self.indices]
@@ -45,4 +48,4 @@ class FeatureList(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = self.model.forward_intermediates(x, self.indices, intermediates_only=True)
         assert isinstance(maps, list)
-        return [features.mean(0) for features in maps]
+        return maps if self.per_step else [features.mean(0) for features in maps]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spimm.models import qkformer_keys
+from spimm.models import metaspikeformer_keys, qkformer_keys
 from spimm.models.registry import create_model, model_card
 from spimm.models.weights import load_state, read_safetensors
 
@@ -19,12 +19,13 @@ class OfficialFormat(NamedTuple):
 
     key_map: Callable[[Any], dict[str, list[str]]]
     """Our key -> the authors' keys, whose tensors are joined along the first dimension in that order."""
-    legacy_warning: str
-    """What `legacy=True` reproduces."""
+    legacy_warning: str | None = None
+    """What `legacy=True` reproduces, if there is anything."""
 
 
 FORMATS: dict[str, OfficialFormat] = {
     "qkformer": OfficialFormat(qkformer_keys.key_map, qkformer_keys.LEGACY_WARNING),
+    "metaspikeformer": OfficialFormat(metaspikeformer_keys.key_map),
 }
 
 
@@ -42,9 +43,12 @@ def load_official(
     A path is read with `weights_only`; a checkpoint that wraps its weights under `model`, `state_dict` or `module` is
     unwrapped. `num_classes` defaults to what the checkpoint's classifier has. `legacy=True` reproduces the faults of
     the authors' code that their published numbers depend on, with a warning that says which. Raises ValueError for a
-    checkpoint that does not fit, listing missing, unexpected and wrong-shaped keys.
+    checkpoint that does not fit, listing missing, unexpected and wrong-shaped keys, for a family whose format is not
+    known, and for `legacy` where there is nothing to reproduce.
     """
     family = model_card(name).family
+    if family not in FORMATS:
+        raise ValueError(f"no published format is known for {family}; known ones are {', '.join(FORMATS)}")
     official = FORMATS[family]
     where = "" if isinstance(state_dict_or_path, Mapping) else f" ({state_dict_or_path})"
     source = f"the checkpoint for {name}{where}"
@@ -52,8 +56,13 @@ def load_official(
     if num_classes is None and "head.weight" in tensors:
         num_classes = len(tensors["head.weight"])
     if legacy:
+        if official.legacy_warning is None:
+            raise ValueError(f"legacy is True; the published code of {family} has no fault to reproduce")
         warnings.warn(official.legacy_warning, UserWarning, stacklevel=2)
-    model = create_model(name, num_steps=num_steps, num_classes=num_classes, legacy=legacy, **options)
+        options["legacy"] = True
+    if any(key.startswith("head_kd.") for key in tensors):
+        options.setdefault("distillation", True)
+    model = create_model(name, num_steps=num_steps, num_classes=num_classes, **options)
     floating = [value.dtype for value in tensors.values() if value.is_floating_point()]
     if floating:
         model = model.to(floating[0])
@@ -61,7 +70,7 @@ def load_official(
     return model.eval()
 
 
-def official_keys(model: nn.Module, family: str = "qkformer") -> dict[str, list[str]]:
+def official_keys(model: nn.Module, family: str) -> dict[str, list[str]]:
     """Our key -> the authors' keys that are joined to make it."""
     return FORMATS[family].key_map(model)
 

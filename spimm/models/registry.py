@@ -2,12 +2,15 @@
 
 import difflib
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
+
+from spimm.models.settings import ModelConfig, changed
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,16 @@ class ModelCard:
     note: str = ""
 
 
+class Variant(NamedTuple):
+    """One name of a family: its configuration, parameters, side of its images in pixels, recipe, note."""
+
+    config: ModelConfig
+    params: int
+    size: int
+    recipe: str | None
+    note: str
+
+
 Builder = Callable[..., nn.Module]
 _models: dict[str, tuple[ModelCard, Builder]] = {}
 
@@ -40,6 +53,31 @@ def register_model(card: ModelCard, build: Builder) -> None:
     if card.name in _models:
         raise ValueError(f"a model named {card.name!r} is registered already")
     _models[card.name] = (card, build)
+
+
+def register_variants(
+    family: str, paper: str, model: Callable[[Any], nn.Module], variants: Mapping[str, Variant]
+) -> None:
+    """Registers each name: `create_model(name, **options)` builds `model` from its configuration with the options."""
+
+    def build(config: ModelConfig, **options: Any) -> nn.Module:
+        return model(changed(config, model.__name__, options))
+
+    for name, variant in variants.items():
+        config = variant.config
+        card = ModelCard(
+            name=name,
+            family=family,
+            paper=paper,
+            params=variant.params,
+            input_size=(config.in_chans, variant.size, variant.size),
+            num_classes=config.num_classes,
+            num_steps=config.num_steps,
+            recipe=variant.recipe,
+            events=config.in_chans == 2,
+            note=variant.note,
+        )
+        register_model(card, partial(build, config))
 
 
 def _find(name: str) -> tuple[ModelCard, Builder]:
@@ -68,12 +106,15 @@ def create_model(
     in_chans: int | None = None,
     weights: str | Path | None = None,
     features_only: bool = False,
+    out_indices: Sequence[int] | int | None = None,
+    per_step: bool = False,
     **options: Any,
 ) -> nn.Module:
     """The model of that name, with random weights or those of a safetensors file `weights`.
 
     num_classes 0 leaves out the classifier; None takes the card's values. `options` are the family's own (for QKFormer
-    the fields of QKFormerConfig). `features_only` gives the feature maps of the stages instead of logits.
+    the fields of QKFormerConfig). `features_only` gives the feature maps of the stages instead of logits: those of
+    `out_indices` (all, the last n, or by number), the mean over time or `per_step`.
     Raises ValueError for unknown names, options and values, naming what is known.
     """
     _, build = _find(name)
@@ -87,4 +128,8 @@ def create_model(
         from spimm.models.weights import load_weights
 
         load_weights(model, weights)
-    return model.features_only() if features_only else model  # type: ignore[operator]
+    if features_only:
+        return model.features_only(out_indices, per_step=per_step)  # type: ignore[operator]
+    if out_indices is not None or per_step:
+        raise ValueError(f"out_indices={out_indices} and per_step={per_step} are for features_only=True")
+    return model

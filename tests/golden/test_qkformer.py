@@ -74,7 +74,7 @@ def run(mode: str) -> Run:
     if mode == "train":
         (logits * weights.loss_weights(GOLDEN, logits)).sum().backward()
         parameters = dict(model.named_parameters())
-        for ours, theirs in official_keys(model).items():
+        for ours, theirs in official_keys(model, "qkformer").items():
             if ours in parameters:
                 parts = parameters[ours].grad.chunk(len(theirs))
                 gradients |= {name: part.norm().item() for name, part in zip(theirs, parts, strict=True)}

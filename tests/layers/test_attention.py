@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spimm.layers import ATTENTIONS, ChannelMask, QKAttention, SpikeProduct, TokenMask, qk_attention
+from spimm.layers import ATTENTIONS, ChannelMask, Ending, SpikeProduct, SpikingAttention, TokenMask, qk_attention
 from spimm.neurons import LIF, Neuron
 
 from .conftest import is_channels_last, lively, spike_steps, steps
@@ -10,11 +10,11 @@ from .conftest import is_channels_last, lively, spike_steps, steps
 every_kind = pytest.mark.parametrize("kind", ATTENTIONS)
 
 
-def attention(kind: str, *, dim: int = 16, num_heads: int = 4, last: bool = True, **settings: bool) -> QKAttention:
+def attention(kind: str, *, dim: int = 16, num_heads: int = 4, last: bool = True, **settings: bool) -> SpikingAttention:
     torch.manual_seed(1)
     last_neuron = LIF() if last else None
     layer = qk_attention(
-        kind, dim, num_heads, neuron_fn=LIF, attention_neuron_fn=LIF, last_neuron=last_neuron, **settings
+        kind, dim, num_heads, neuron_fn=LIF, attention_neuron_fn=LIF, ending=Ending(last_neuron), **settings
     )
     return lively(layer).eval()
 

@@ -19,7 +19,7 @@ def official(model: nn.Module) -> dict[str, Tensor]:
     """The model's weights as its authors' checkpoint would hold them."""
     tensors: dict[str, Tensor] = {}
     own = model.state_dict()
-    for ours, theirs in official_keys(model).items():
+    for ours, theirs in official_keys(model, "qkformer").items():
         parts = own[ours].chunk(len(theirs)) if own[ours].dim() else [own[ours]] * len(theirs)
         for name, part in zip(theirs, parts, strict=True):
             flat = "mlp" not in name and "patch_embed" not in name and part.dim() == 4  # Conv1d in attention
@@ -34,7 +34,7 @@ def tiny_of(name: str) -> nn.Module:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_weight_has_its_place_and_none_is_named_twice(name: str) -> None:
     model = shapes_only(name)
-    keys = official_keys(model)
+    keys = official_keys(model, "qkformer")
     assert keys.keys() == model.state_dict().keys()
     theirs = [key for parts in keys.values() for key in parts]
     assert len(theirs) == len(set(theirs))
@@ -65,7 +65,7 @@ def test_every_weight_has_its_place_and_none_is_named_twice(name: str) -> None:
     ],
 )  # fmt: skip
 def test_keys_are_those_of_the_published_checkpoints(name: str, present: list[str], absent: list[str]) -> None:
-    theirs = {key for parts in official_keys(shapes_only(name)).values() for key in parts}
+    theirs = {key for parts in official_keys(shapes_only(name), "qkformer").values() for key in parts}
     assert set(present) <= theirs
     assert not set(absent) & theirs
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import spimm
-from spimm.layers import SPEDS, ConvNormNeuron, QKAttention, Residual, SpikingMLP
+from spimm.layers import SPEDS, ConvNormNeuron, Residual, SpikingAttention, SpikingMLP
 from spimm.models.qkformer import QKFormerConfig
 from spimm.surrogate import ATan
 
@@ -118,7 +118,7 @@ def test_memory_stays_channels_last_from_stem_to_head(attention: str, shortcut: 
         if not dense:
             odd.append((name, output.shape, output.stride()))
 
-    kinds = (nn.Conv2d, nn.MaxPool2d, ConvNormNeuron, SPEDS, QKAttention, SpikingMLP, Residual)
+    kinds = (nn.Conv2d, nn.MaxPool2d, ConvNormNeuron, SPEDS, SpikingAttention, SpikingMLP, Residual)
     for name, module in model.named_modules():
         if isinstance(module, kinds) or name.endswith("core"):
             module.register_forward_hook(lambda m, i, y, name=name: check(name, y))
@@ -196,12 +196,12 @@ def test_input_of_another_form_is_refused(shape: tuple[int, ...], message: str) 
         ({"attention": ("qkta", "qkc", "ssa")}, r"unknown attention 'qkc'; did you mean qkca"),
         ({"attention": ("qkta", "ssa")}, r"attention has 2 entries for 3 stages"),
         ({"patch_forms": ("cifar", "pool_last")}, r"patch_forms has 2 entries for 3 stages"),
-        ({"patch_forms": ("cifar", "pool_last", "pool")}, r"unknown patch form 'pool'; wanted one of imagenet, cifar"),
-        ({"shortcut": "sew"}, r"unknown shortcut 'sew'; wanted one of spike_add, membrane"),
-        ({"embed_dim": 386}, r"embed_dim is 386; 3 stages need a multiple of 4"),
+        ({"patch_forms": ("cifar", "pool_last", "pool")}, r"unknown patch_forms 'pool'; did you mean pool"),
+        ({"shortcut": "sew"}, r"unknown shortcut 'sew'; wanted one of vanilla, spike_add, membrane"),
+        ({"embed_dim": 386}, r"embed_dim is 386; 3 stages need a positive multiple of 4"),
         ({"num_heads": 7}, r"4 channels do not divide into 7 heads"),
         ({"tau": 0.5}, r"tau is 0.5; wanted at least 1"),
-        ({"num_step": 2}, r"QKFormer has no option 'num_step'; its options are embed_dim, .*num_steps"),
+        ({"num_step": 2}, r"QKFormer has no option 'num_step'; its options are num_heads, .*num_steps"),
         ({"num_heads": 0}, r"num_heads"),
         ({"num_heads": -4}, r"num_heads"),
         ({"mlp_ratio": 0.0}, r"mlp_ratio"),

@@ -1,0 +1,86 @@
+"""What the configurations of all families share: the neuron, its shortcut, memory."""
+
+import difflib
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+from spimm.kernels import Memory
+from spimm.layers import Shortcut, check_shortcut
+from spimm.neurons import Neuron, create_neuron
+from spimm.surrogate import Surrogate, create_surrogate
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Settings of every spiking model; a family adds its own and may change the defaults."""
+
+    num_heads: int = 8
+    mlp_ratio: float = 4.0
+    num_classes: int = 1000
+    num_steps: int = 4
+    in_chans: int = 3
+    neuron: str = "lif"
+    attention_neuron: str | None = None
+    """Neuron of the attention cores; None: the same as elsewhere."""
+    tau: float = 2.0
+    """Time constant of LIF and PLIF (start value); not used by IF."""
+    surrogate: str | Surrogate = "sigmoid"
+    detach_reset: bool = True
+    shortcut: Shortcut = "spike_add"
+    merge_scale: bool = False
+    """The scale 0.125 of spiking attention merged into its threshold: equal spikes, no multiplication."""
+    memory: Memory = "full"
+    """How convolutions keep their inputs for the backward pass: "full", or "packed" in 1 to 8 bits a value."""
+    checkpoint: bool = False
+    """Embeddings and blocks keep their inputs alone and compute the rest again in the backward pass."""
+
+    def __post_init__(self) -> None:
+        check_shortcut(self.shortcut)
+        for label in ("num_heads", "num_steps", "in_chans"):
+            if getattr(self, label) < 1:
+                raise ValueError(f"{label} is {getattr(self, label)}; wanted at least 1")
+        if not self.mlp_ratio > 0:
+            raise ValueError(f"mlp_ratio is {self.mlp_ratio}; wanted more than 0")
+
+    def per_stage(self, label: str, stages: int, known: tuple[str, ...]) -> tuple[str, ...]:
+        """One name a stage from a setting: a tuple, or a text, `a` for all stages or `a,b,c`.
+
+        Raises ValueError for an unknown name or another number of names.
+        """
+        names = getattr(self, label)
+        if isinstance(names, str):
+            names = tuple(names.split(","))
+            names = names * stages if len(names) == 1 else names
+        if len(names) != stages:
+            raise ValueError(f"{label} has {len(names)} entries for {stages} stages: {names}")
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known) or known
+                raise ValueError(f"unknown {label} {name!r}; did you mean {', '.join(near)}?")
+        return names
+
+    def neuron_fn(self, kind: str | None = None, *, threshold: float = 1.0, learn_threshold: bool = False) -> Neuron:
+        """A new neuron with these settings."""
+        kind = kind or self.neuron
+        surrogate = create_surrogate(self.surrogate) if isinstance(self.surrogate, str) else self.surrogate
+        leak: dict[str, Any] = {} if kind == "if" else {"tau": self.tau}
+        return create_neuron(
+            kind,
+            threshold=threshold,
+            learn_threshold=learn_threshold,
+            surrogate=surrogate,
+            detach_reset=self.detach_reset,
+            **leak,
+        )
+
+
+ConfigT = TypeVar("ConfigT", bound=ModelConfig)
+
+
+def changed(config: ConfigT, family: str, options: dict[str, Any]) -> ConfigT:
+    """`config` with `options` put in. Raises ValueError for an unknown option."""
+    known = [field.name for field in fields(config)]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{family} has no option {option!r}; its options are {', '.join(known)}")
+    return replace(config, **options)
