@@ -12,27 +12,41 @@ import functools
 import torch
 from torch import Tensor, nn
 
+from spimm.deploy.forms import RATE, Merge, Split, choose_forms
 from spimm.deploy.linear import NORMS, is_row
 from spimm.deploy.merge import merge_convs, split_chains
-from spimm.layers import ConvNeuron, ConvNormNeuron, SpikeProduct
+from spimm.layers import ConvNeuron, ConvUnit, SpikeConv2d, SpikeProduct
 from spimm.neurons import Neuron
 
 
-def fold(model: nn.Module, *, dtype: torch.dtype | None = None) -> nn.Module:
+def fold(
+    model: nn.Module,
+    *,
+    dtype: torch.dtype | None = None,
+    merge: Merge = "cheaper",
+    rate: float = RATE,
+    mac_cost: float = 1.0,
+) -> nn.Module:
     """A copy in eval mode, for inference only, without a batch norm: equal to `model.eval()` but for rounding.
 
     Norms go into the convolutions in front of them, scales into the threshold behind them, rows of convolutions with
     no neuron between them into one. Rounding decides the spike of a potential that meets the threshold within it, and
     what follows from that spike. `dtype`, e.g. torch.bfloat16, is that of convolutions and of what flows between
-    layers; the head keeps its own. A folded model is copied. Raises ValueError, naming the layer, for a norm without
-    running statistics or one that no rule folds, and for a dtype that is not floating-point.
+    layers; the head keeps its own. A folded model is copied.
+
+    `merge` is for units with several convolutions, RepConv and the separable convolution: `dense` makes each of them
+    one convolution, `split` keeps them apart, `cheaper` decides by `merge_costs` at this firing `rate` and `mac_cost`.
+    Raises ValueError, naming the layer, for a norm without running statistics or one that no rule folds, and for a
+    dtype that is not floating-point.
     """
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype is {dtype}; wanted a floating-point one")
     for name, module in model.named_modules():
         if isinstance(module, NORMS) and module.running_mean is None:
             raise ValueError(f"batch norm {name!r} has no running statistics; it depends on the batch and cannot fold")
-    folded = _replace(copy.deepcopy(model), {}).eval().requires_grad_(False)
+    copied = copy.deepcopy(model)
+    choose_forms(copied, merge, rate=rate, mac_cost=mac_cost)
+    folded = _replace(copied, {}).eval().requires_grad_(False)
     for name, module in folded.named_modules():
         if isinstance(module, NORMS):
             raise ValueError(f"batch norm {name!r} is left over; its layer needs a rule: spimm.deploy.fold_module")
@@ -70,8 +84,14 @@ def fold_module(module: nn.Module) -> nn.Module:
 
 
 @fold_module.register
-def _(module: ConvNormNeuron) -> nn.Module:
-    return ConvNeuron(merge_convs([module.conv, module.norm]), pool=module.pool, neuron=module.neuron)
+def _(module: ConvUnit) -> nn.Module:
+    conv: nn.Module
+    if isinstance(module.conv, Split):
+        conv = Split(*module.conv[:-1], merge_convs([module.conv[-1], module.norm]))
+    else:
+        plain = isinstance(module.conv, nn.Conv2d)
+        conv = merge_convs([module.conv, module.norm], like=None if plain else SpikeConv2d(1, 1, 1))
+    return ConvNeuron(conv, pool=module.pool, neuron=module.neuron, adds_first=module.adds_first)
 
 
 @fold_module.register

@@ -98,16 +98,16 @@ def _compose(first: Tensor, second: Tensor, groups: int, stride: Pair) -> Tensor
     return kernel.unflatten(1, (groups, -1)).transpose(0, 1).flatten(0, 1)
 
 
-def merge_convs(modules: Iterable[nn.Module]) -> nn.Conv2d:
+def merge_convs(modules: Iterable[nn.Module], *, like: nn.Conv2d | None = None) -> nn.Conv2d:
     """One convolution, with bias, that does what these modules do in a row in eval mode, borders included.
 
     Modules are convolutions, batch norms, rows of them, and what `linear_steps` knows. The result has the class (with
-    its settings), dtype and device of the first convolution, and is channels-last. Raises ValueError, naming the
-    module, for one that is not linear or that pads by other values than the chain in front of it gives for zero input,
-    and where there is no convolution.
+    its settings) of `like`, by default the first convolution, whose dtype and device it has, and is channels-last.
+    Raises ValueError, naming the module, for one that is not linear or that pads by other values than the chain in
+    front of it gives for zero input, and where there is no convolution.
     """
     modules = list(modules)
-    rows = split_chains(modules)
+    rows = split_chains(modules, like=like)
     if len(rows) > 1:
         odd = modules[len(rows[0].modules)]
         raise ValueError(f"{odd} cannot join the {len(rows[0].modules)} modules in front of it in one convolution")
@@ -124,8 +124,8 @@ class Row(NamedTuple):
 
 
 @torch.no_grad()
-def split_chains(modules: Iterable[nn.Module]) -> list[Row]:
-    """The modules in order, cut into rows as long as one convolution can stand for."""
+def split_chains(modules: Iterable[nn.Module], *, like: nn.Conv2d | None = None) -> list[Row]:
+    """The modules in order, cut into rows as long as one convolution can stand for; `like` as in merge_convs."""
     rows: list[tuple[list[nn.Module], Chain | None]] = []
     for module in modules:
         steps = linear_steps(module)
@@ -134,7 +134,7 @@ def split_chains(modules: Iterable[nn.Module]) -> list[Row]:
             rows[-1] = ([*rows[-1][0], module], longer)
         else:
             rows.append(([module], None if steps is None else _extend(Chain(), steps)))
-    return [Row(row, _build(chain, row) if chain and chain.convolutions else None) for row, chain in rows]
+    return [Row(row, _build(chain, row, like) if chain and chain.convolutions else None) for row, chain in rows]
 
 
 def _extend(chain: Chain | None, steps: Iterable[Step]) -> Chain | None:
@@ -143,12 +143,12 @@ def _extend(chain: Chain | None, steps: Iterable[Step]) -> Chain | None:
     return chain
 
 
-def _build(chain: Chain, row: Iterable[nn.Module]) -> nn.Conv2d:
-    like = next(part for module in row for part in module.modules() if isinstance(part, nn.Conv2d))
+def _build(chain: Chain, row: Iterable[nn.Module], like: nn.Conv2d | None) -> nn.Conv2d:
+    first = next(part for module in row for part in module.modules() if isinstance(part, nn.Conv2d))
     assert chain.weight is not None and chain.bias is not None
     out_chans, width, *kernel = chain.weight.shape
-    dtype, training = like.weight.dtype, like.training
-    conv = copy.copy(like)  # its class, whatever arguments that takes, and what it has set beside those of Conv2d
+    dtype, training = first.weight.dtype, first.training
+    conv = copy.copy(like or first)  # its class, whatever arguments that takes, and what it has set beside those of Conv2d
     nn.Conv2d.__init__(
         conv,
         width * chain.groups,
