@@ -8,10 +8,10 @@ import torch
 import tyro
 from torch import nn
 
-from spimm.data import ImageData, Loader, load_data
+from spimm.data import ImageData, Loader
 from spimm.deploy import fold
 from spimm.models import load_weights, model_card
-from spimm.train import Recipe, build_loader, build_model, load_run
+from spimm.train import Recipe, build_data, build_loader, build_model, load_run
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class SubjectOptions:
     which: Literal["best", "last"] = "best"
     """the run's best or last checkpoint"""
     num_steps: int | None = None
-    """time steps, if not those of training"""
+    """time steps, and frames of events, if not those of training"""
     fold: bool = False
     """fold batch norms into convolutions first, for bf16 with weights in bf16"""
 
@@ -63,12 +63,16 @@ class SubjectOptions:
         assert self.run is not None
         recipe, network = load_run(self.run, which=self.which, model_options=options)
         recipe = replace(recipe, data=self.data or recipe.data)
-        images = load_data(recipe.data, data_dir=self.data_dir, image_size=recipe.image_size)
+        images = build_data(recipe, data_dir=self.data_dir)
         return Subject(network.eval(), recipe, images)
 
     def _named(self, name: str, options: dict[str, Any]) -> Subject:
-        recipe = Recipe(model=name, data=self.data or "digits", model_options=options)
-        images = load_data(recipe.data, data_dir=self.data_dir, image_size=model_card(name).input_size[-1])
+        data, card = self.data or "digits", model_card(name)
+        shape: dict[str, Any] = {"image_size": card.input_size[-1]}
+        if data.startswith("events:"):
+            shape = {"frames": self.num_steps or card.num_steps}
+        recipe = Recipe(model=name, data=data, model_options=options, **shape)
+        images = build_data(recipe, data_dir=self.data_dir)
         network = build_model(recipe, images)
         if self.weights is not None:
             load_weights(network, self.weights)

@@ -10,7 +10,7 @@ from spimm.data.transforms import channel_statistics, resize
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """Train and test images of one size, with class names and normalisation.
+    """Train and test images, or sequences of frames, of one size, with class names and normalisation.
 
     mean, std: per channel on the 0..1 scale. note: where the images and the split come from, and what to say beside a
     number measured on them.
@@ -28,6 +28,9 @@ class ImageData:
         if (self.train.in_chans, self.train.size) != (self.test.in_chans, self.test.size):
             seen = f"{self.train.in_chans} x {self.train.size} and {self.test.in_chans} x {self.test.size}"
             raise ValueError(f"{self.name}: train and test images must have one shape, got channels x (H, W) {seen}")
+        if self.train.frames != self.test.frames:
+            seen = f"{self.train.frames} and {self.test.frames}"
+            raise ValueError(f"{self.name}: train and test sequences must have the same number of frames, got {seen}")
         if not len(self.mean) == len(self.std) == self.in_chans:
             raise ValueError(f"{self.name}: mean and std need {self.in_chans} values, got {self.mean} and {self.std}")
         if min(self.std) <= 0:
@@ -45,6 +48,11 @@ class ImageData:
     @property
     def in_chans(self) -> int:
         return self.train.in_chans
+
+    @property
+    def frames(self) -> int | None:
+        """T of every sequence, None for images."""
+        return self.train.frames
 
     @property
     def image_size(self) -> tuple[int, int]:

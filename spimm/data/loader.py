@@ -1,6 +1,6 @@
 """Batches whose order and augmentation depend on (seed, epoch, batch index, rank) and on nothing else.
 
-Legend: B images per batch, C channels, H W space, N images in the split.
+Legend: B images or sequences per batch, T frames, C channels, H W space, N images in the split.
 """
 
 from collections.abc import Iterator
@@ -26,6 +26,7 @@ _ORDER, _AUGMENT = 1, 2
 class Loader:
     """Normalised batches of a split: (float32 [B, C, H, W] in channels-last memory, int64 [B]).
 
+    Sequences give [B, T, C, H, W] in (T, B, H, W, C) memory; all frames of one share what augmentation draws.
     batch_size: images per batch and rank. mean, std: per channel on the 0..1 scale. augment: None for evaluation.
     shuffle: a new order every epoch. drop_last: leave out the images that do not fill a batch on every rank.
     num_workers: processes that prepare batches, worth their cost for image files; the batches do not depend on it.
@@ -57,6 +58,8 @@ class Loader:
             raise ValueError(f"mean and std need {wanted} values (channels), got {self.mean} and {self.std}")
         if self.augment and self.augment.crop_scale and isinstance(self.split.images, Tensor):
             raise ValueError(f"crop_scale is for image files, got {self.augment.crop_scale} for images in memory")
+        if self.augment and self.augment.erase and self.split.frames is not None:
+            raise ValueError(f"erase is for images, got {self.augment.erase} for sequences of frames")
         smallest = min((stop - start for start, stop in map(self._bounds, range(len(self))[-2:])), default=0)
         if smallest < self.world_size:
             seen = f"{len(self.split)} images, batch_size {self.batch_size}, world_size {self.world_size}"
@@ -118,12 +121,23 @@ class Loader:
         first, end = (start + count * rank // self.world_size for rank in (self.rank, self.rank + 1))
         chosen = order[first:end]
         if self.augment is None:
-            return normalize(self.split.read(chosen), self.mean, self.std), self.split.labels[chosen]
+            return self._normalized(self.split.read(chosen)), self.split.labels[chosen]
         generator = _generator(_AUGMENT, self.seed, epoch, index, self.rank)
         crop_scale = None if isinstance(self.split.images, Tensor) else self.augment.crop_scale or DEFAULT_CROP_SCALE
         images = self.split.read(chosen, crop_scale=crop_scale, generator=generator)
-        images = normalize(self.augment.move(images, generator), self.mean, self.std)
+        if self.split.frames is not None:
+            images = images.float()  # a turned count is no integer
+        images = self._normalized(self.augment.move(images, generator))
         return self.augment.hide(images, generator), self.split.labels[chosen]
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] -> same; sequences as they are read, [B, T * C, H, W] -> [B, T, C, H, W]."""
+        frames = self.split.frames
+        if frames is None:
+            return normalize(images, self.mean, self.std)
+        flat = normalize(images, self.mean * frames, self.std * frames)
+        steps_TBHWC = flat.unflatten(1, (frames, -1)).permute(1, 0, 3, 4, 2).contiguous()
+        return steps_TBHWC.permute(1, 0, 4, 2, 3)
 
 
 @dataclass(frozen=True, eq=False)

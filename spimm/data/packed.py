@@ -34,7 +34,7 @@ def load_npz(
 
     Raises FileNotFoundError for no file and ValueError for missing arrays or wrong content, naming the array.
     """
-    arrays = _read_arrays(path)
+    arrays = read_arrays(path)
     held_out = next((part for part in ("test", "val") if _jpeg_keys(part) <= arrays.keys()), None)
     if arrays.keys() >= set(PLAIN):
         note = f"plain arrays of {path.name}, its own split"
@@ -44,7 +44,7 @@ def load_npz(
         splits = [_jpeg_split(path, part, arrays) for part in ("train", held_out)]
     else:
         raise ValueError(f"{path} holds the arrays {sorted(arrays)}, wanted {WANTED}")
-    names = class_names or _class_names(arrays)
+    names = class_names or stored_classes(arrays)
     train, test = splits
     return in_memory(name, train, test, note=note, class_names=names, statistics=statistics, image_size=image_size)
 
@@ -80,14 +80,15 @@ def _decode(stream: np.ndarray, bounds: np.ndarray, index: int) -> np.ndarray:
         raise ValueError(f"image {index} is not a readable JPEG: {error}") from error
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of the .npz file at `path`. FileNotFoundError for no file, ValueError for a damaged one."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array")
-        with archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
             return {key: archive[key] for key in archive.files}
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not a readable .npz archive of plain arrays: {error}") from error
@@ -112,7 +113,8 @@ def _split(path: Path, part: str, images: np.ndarray, labels: np.ndarray) -> Ima
         raise ValueError(f"{path}, {part}: {error}") from error
 
 
-def _class_names(arrays: dict[str, np.ndarray]) -> tuple[str, ...] | None:
+def stored_classes(arrays: dict[str, np.ndarray]) -> tuple[str, ...] | None:
+    """The class names that a file holds as `classes` or `names`, if it holds them."""
     for key in ("classes", "names"):
         if key in arrays:
             return tuple(arrays[key].astype(str).ravel().tolist())

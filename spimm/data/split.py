@@ -1,6 +1,6 @@
-"""One split of a data set: images in memory or on disk, and their labels.
+"""One split of a data set: images in memory or on disk, or sequences of frames in memory, and their labels.
 
-Legend: N images in the split, B images per read, C channels, H W space.
+Legend: N images or sequences in the split, B of them per read, T frames, C channels, H W space.
 """
 
 from collections.abc import Sequence
@@ -15,18 +15,19 @@ from spimm.data.files import ImageFiles
 
 @dataclass(frozen=True, eq=False)
 class ImageSplit:
-    """Map-style data set of labelled images: `split[k]` is (uint8 [C, H, W], int).
+    """Map-style data set of labelled images or sequences: `split[k]` is (uint8 [C, H, W] or [T, C, H, W], int).
 
-    images: uint8 [N, H, W, C] held in memory, or `ImageFiles` decoded when read. labels: int64 [N], not negative.
+    images: uint8 [N, H, W, C] or sequences [N, H, W, T, C] held in memory, or `ImageFiles` decoded when read.
+    labels: int64 [N], not negative.
     """
 
     images: Tensor | ImageFiles
     labels: Tensor
 
     def __post_init__(self) -> None:
-        if isinstance(self.images, Tensor) and (self.images.dtype != torch.uint8 or self.images.dim() != 4):
+        if isinstance(self.images, Tensor) and (self.images.dtype != torch.uint8 or self.images.dim() not in (4, 5)):
             seen = f"{self.images.dtype} {list(self.images.shape)}"
-            raise ValueError(f"images must be uint8 [N, H, W, C], got {seen}")
+            raise ValueError(f"images must be uint8 [N, H, W, C] or [N, H, W, T, C], got {seen}")
         if self.labels.dtype != torch.int64 or self.labels.dim() != 1:
             raise ValueError(f"labels must be int64 [N], got {self.labels.dtype} {list(self.labels.shape)}")
         if len(self.images) != len(self.labels):
@@ -41,15 +42,16 @@ class ImageSplit:
 
     @classmethod
     def from_arrays(cls, images: np.ndarray, labels: np.ndarray) -> "ImageSplit":
-        """A split in memory from uint8 [N, H, W] or [N, H, W, C] and integer labels [N]."""
-        if images.dtype != np.uint8 or images.ndim not in (3, 4):
-            raise ValueError(f"images must be uint8 [N, H, W] or [N, H, W, C], got {images.dtype} {list(images.shape)}")
+        """A split in memory from uint8 [N, H, W], [N, H, W, C] or [N, H, W, T, C] and integer labels [N]."""
+        if images.dtype != np.uint8 or images.ndim not in (3, 4, 5):
+            wanted, seen = "[N, H, W], [N, H, W, C] or [N, H, W, T, C]", f"{images.dtype} {list(images.shape)}"
+            raise ValueError(f"images must be uint8 {wanted}, got {seen}")
         if not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(f"labels must be integers, got {labels.dtype} {list(labels.shape)}")
-        images_NHWC = images if images.ndim == 4 else images[..., None]
+        with_channels = images[..., None] if images.ndim == 3 else images
         # torch cannot share memory with a read-only or a reversed array, so those are copied.
         return cls(
-            torch.from_numpy(np.require(images_NHWC, requirements=["C", "W"])),
+            torch.from_numpy(np.require(with_channels, requirements=["C", "W"])),
             torch.from_numpy(labels.astype(np.int64)),
         )
 
@@ -60,11 +62,17 @@ class ImageSplit:
         if not -len(self) <= index < len(self):
             raise IndexError(f"index must lie in [{-len(self)}, {len(self)}), got {index}")
         position = torch.tensor([index % len(self)])
-        return self.read(position)[0], int(self.labels[index])
+        image = self.read(position)[0]
+        return image if self.frames is None else image.unflatten(0, (self.frames, -1)), int(self.labels[index])
 
     @property
     def in_chans(self) -> int:
-        return self.images.shape[3] if isinstance(self.images, Tensor) else 3
+        return self.images.shape[-1] if isinstance(self.images, Tensor) else 3
+
+    @property
+    def frames(self) -> int | None:
+        """T of the sequences, None for images."""
+        return self.images.shape[3] if isinstance(self.images, Tensor) and self.images.dim() == 5 else None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -92,7 +100,7 @@ class ImageSplit:
         crop_scale: tuple[float, float] | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The images at `indices` (int64 [B]): uint8 [B, C, H, W] in channels-last memory.
+        """The images at `indices` (int64 [B]): uint8 [B, C, H, W], channels-last memory. Sequences: [B, T * C, H, W].
 
         crop_scale, generator: see `ImageFiles.read`; images in memory have one size and take no crop.
         """
@@ -100,4 +108,4 @@ class ImageSplit:
             return self.images.read(indices.tolist(), crop_scale=crop_scale, generator=generator)
         if crop_scale is not None:
             raise ValueError(f"crop_scale is for image files, got {crop_scale} for images in memory")
-        return self.images.index_select(0, indices).permute(0, 3, 1, 2)
+        return self.images.index_select(0, indices).flatten(3).permute(0, 3, 1, 2)

@@ -128,7 +128,7 @@ def _span(length: Tensor, position: Tensor, size: int) -> Tensor:
 
 
 def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(images / 255 - mean) / std, uint8 [B, C, H, W] -> float32, same shape, channels-last memory."""
+    """(images / 255 - mean) / std, uint8 or float [B, C, H, W] -> float32, same shape, channels-last memory."""
     batch, channels, height, width = images.shape
     scale = 1 / (255 * torch.tensor(std, device=images.device))
     offset = 255 * torch.tensor(mean, device=images.device) * scale

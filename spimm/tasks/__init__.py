@@ -2,3 +2,4 @@
 
 from spimm.tasks.classify import Classify as Classify
 from spimm.tasks.classify import ClassifyMetric as ClassifyMetric
+from spimm.tasks.distill import Distill as Distill

@@ -1,4 +1,4 @@
-"""Image classification: cross-entropy with label smoothing, top-1 and top-5.
+"""Image classification: cross-entropy with label smoothing, one or two classifiers, a teacher; top-1 and top-5.
 
 Legend: B batch, K classes.
 """
@@ -10,13 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spimm.tasks.distill import Distill
+
 
 @dataclass(frozen=True)
 class Classify:
-    """Classification over `num_classes` classes; calling it gives the loss and the logits of one batch."""
+    """Classification over `num_classes` classes; calling it gives the loss and the logits of one batch.
+
+    A model may have two classifiers and return both logits in training, (for the labels, for the teacher). `distill`
+    adds a teacher: loss = (1 - alpha) CE(first, labels) + alpha distill(second), with second = first for a model of one
+    classifier. Without a teacher each classifier learns from the labels, and the loss is their mean.
+    """
 
     num_classes: int
     label_smoothing: float = 0.0
+    distill: Distill | None = None
 
     def __post_init__(self) -> None:
         if self.num_classes < 1:
@@ -27,14 +35,19 @@ class Classify:
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """images: [B, C, H, W], labels: int64 [B] -> {"loss": scalar fp32, "output": logits [B, K]}.
 
-        Labels on an accelerator are not looked at, for that would wait for it: `check_labels` them before the copy.
+        The output of two classifiers is the mean of their logits. Labels on an accelerator are not looked at, for that
+        would wait for it: `check_labels` them before the copy.
         """
         if labels.device.type == "cpu":
             self.check_labels(labels)
-        output = model(images)
-        self._check_output(output, labels)
-        loss = F.cross_entropy(output.float(), labels, label_smoothing=self.label_smoothing)
-        return {"loss": loss, "output": output}
+        first, second = self._heads(model(images), labels)
+        loss = self._label_loss(first, labels)
+        if self.distill is not None:
+            alpha = self.distill.alpha
+            loss = (1 - alpha) * loss + alpha * self.distill(second, images)
+        elif second is not first:
+            loss = (loss + self._label_loss(second, labels)) / 2
+        return {"loss": loss, "output": first if second is first else (first + second) / 2}
 
     def check_labels(self, labels: Tensor) -> None:
         """ValueError naming the first class index outside [0, num_classes) and where it is."""
@@ -57,10 +70,18 @@ class Classify:
         """An empty metric for this task."""
         return ClassifyMetric(self.num_classes, confusion=confusion)
 
-    def _check_output(self, output: Tensor, labels: Tensor) -> None:
-        wanted = (labels.shape[0], self.num_classes)
-        if tuple(output.shape) != wanted:
-            raise ValueError(f"the model gave {list(output.shape)}, the task wants logits {list(wanted)}")
+    def _label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+
+    def _heads(self, outputs: Tensor | tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits for the labels and for the teacher, the same tensor where the model has one classifier."""
+        heads = outputs if isinstance(outputs, tuple) else (outputs, outputs)
+        wanted = [labels.shape[0], self.num_classes]
+        shapes = [list(logits.shape) for logits in heads]
+        if shapes != [wanted, wanted]:
+            seen = ", ".join(map(str, shapes if isinstance(outputs, tuple) else shapes[:1]))
+            raise ValueError(f"the model gave {seen or 'nothing'}, the task wants logits {wanted}, or a pair of them")
+        return heads[0], heads[1]
 
 
 @dataclass

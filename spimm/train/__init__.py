@@ -14,7 +14,9 @@ from spimm.train.overrides import apply_overrides as apply_overrides
 from spimm.train.recipes import describe_recipe as describe_recipe
 from spimm.train.recipes import list_recipes as list_recipes
 from spimm.train.recipes import load_recipe as load_recipe
+from spimm.train.run import build_data as build_data
 from spimm.train.run import build_loader as build_loader
 from spimm.train.run import build_model as build_model
+from spimm.train.run import build_task as build_task
 from spimm.train.run import load_run as load_run
 from spimm.train.run import train as train

@@ -63,6 +63,14 @@ def find_checkpoint(folder: Path) -> Path | None:
     return next((path for path in (folder, _beside(folder, "old")) if path.is_dir()), None)
 
 
+def run_checkpoint(run: Path, which: str) -> Path:
+    """The folder of a run's `best` or `last` checkpoint. FileNotFoundError where it has none yet."""
+    checkpoint = find_checkpoint(run / "checkpoints" / which)
+    if checkpoint is None:
+        raise FileNotFoundError(f"the run in {run} has no {which} checkpoint yet")
+    return checkpoint
+
+
 def read_checkpoint(folder: Path) -> Checkpoint:
     """The checkpoint in `folder`, on the CPU. FileNotFoundError, or CheckpointError for a damaged or foreign one."""
     if not folder.is_dir():
@@ -76,12 +84,15 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Fills `model` from a .safetensors file or a checkpoint folder, which gives its averaged weights if it has them.
+    """Fills `model` from a .safetensors file, a checkpoint folder (its averaged weights if it has them) or a run folder
+    (its best checkpoint).
 
     FileNotFoundError for a missing path; ValueError for a damaged file and for weights that do not fit the model, which
     stays as it was then.
     """
     source = Path(path)
+    if (source / "checkpoints").is_dir():
+        source = run_checkpoint(source, "best")
     if source.is_dir():
         source = source / (EMA_FILE if (source / EMA_FILE).exists() else MODEL_FILE)
     models.load_weights(model, source)

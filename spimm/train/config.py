@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from spimm.data import Augment
+from spimm.tasks.distill import Target
 
 OptionValue = bool | int | float | str
 
@@ -14,7 +15,7 @@ OptionValue = bool | int | float | str
 class Recipe:
     """One training run. Two runs of the same recipe, device and thread count give the same weights, bit for bit.
 
-    Learning rates are per step of AdamW; every field is checked on construction (ValueError).
+    Learning rates are those of a step, whatever the batch size; every field is checked on construction (ValueError).
     """
 
     model: str
@@ -25,8 +26,18 @@ class Recipe:
     """name of the recipe"""
     model_options: Mapping[str, OptionValue] = field(default_factory=dict)
     """options of the model, such as num_steps or neuron (model_options.num_steps=4)"""
+    init_from: str | None = None
+    """run folder (its best weights), checkpoint folder or .safetensors file whose weights training starts from"""
     image_size: int | None = None
     """side in pixels to which images are resized; None keeps the data set's own size"""
+    frames: int | None = None
+    """frames into which events are binned, and the model's time steps; None for images"""
+    bins: Literal["time", "count"] = "time"
+    """bins of equal duration, or of equally many events"""
+    fold: int | None = None
+    """train and test on this fold, from 0, of all images; None keeps the data set's own split"""
+    folds: int = 5
+    """number of folds"""
     augment: Augment = field(default_factory=Augment)
     """augmentation of the training images"""
     epochs: int = 10
@@ -35,8 +46,8 @@ class Recipe:
     """epochs at min_lr after the cosine"""
     batch_size: int = 64
     """images a step; the last, incomplete batch of a training epoch is left out"""
-    optimizer: Literal["adamw"] = "adamw"
-    """optimiser"""
+    optimizer: Literal["adamw", "lamb"] = "adamw"
+    """optimiser; LAMB's trust ratio is at most 1"""
     lr: float = 1e-3
     """highest learning rate"""
     min_lr: float = 1e-5
@@ -48,9 +59,19 @@ class Recipe:
     weight_decay: float = 0.05
     """decay of matrices and kernels; biases, norms and neuron parameters have none"""
     betas: tuple[float, float] = (0.9, 0.999)
-    """decay of AdamW's running moments"""
+    """decay of the optimiser's running moments"""
     label_smoothing: float = 0.0
     """share of the target spread over all classes"""
+    teacher: str | None = None
+    """name of a timm model that the model learns from as well as from the labels; it sees the same batches"""
+    teacher_weights: str | None = None
+    """.safetensors file of the teacher in timm's format; None downloads timm's pretrained weights"""
+    distillation: Target = "hard"
+    """learn the teacher's class (hard) or its probabilities (soft)"""
+    distill_alpha: float = 0.5
+    """share of the teacher in the loss; the labels have the rest"""
+    distill_temperature: float = 1.0
+    """temperature of the probabilities in soft distillation"""
     clip_norm: float = 0.0
     """largest gradient norm; 0 is off"""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -94,8 +115,26 @@ class Recipe:
         fits = self.warmup_epochs <= self.epochs
         _require(fits, "warmup_epochs", self.warmup_epochs, f"at most epochs={self.epochs}")
         _require(self.image_size is None or self.image_size >= 1, "image_size", self.image_size, "None or at least 1")
-        _require(self.optimizer == "adamw", "optimizer", self.optimizer, "adamw")
+        _require(self.frames is None or self.frames >= 1, "frames", self.frames, "None or at least 1")
+        _require(self.bins in ("time", "count"), "bins", self.bins, "time or count")
+        _require(self.folds >= 2, "folds", self.folds, "at least 2")
+        in_folds = self.fold is None or 0 <= self.fold < self.folds
+        _require(in_folds, "fold", self.fold, f"None or in [0, {self.folds}) for folds={self.folds}")
+        steps = self.model_options.get("num_steps", self.frames)
+        _require(self.frames in (None, steps), "frames", self.frames, f"the model_options.num_steps={steps}")
+        _require(self.optimizer in ("adamw", "lamb"), "optimizer", self.optimizer, "adamw or lamb")
+        self._check_teaching()
         _require(self.precision in ("fp32", "bf16"), "precision", self.precision, "fp32 or bf16")
+
+    def _check_teaching(self) -> None:
+        for name in ("init_from", "teacher", "teacher_weights"):
+            _require(getattr(self, name) != "", name, "", "None or a text that is not empty")
+        pointless = self.teacher is None and self.teacher_weights is not None
+        _require(not pointless, "teacher_weights", self.teacher_weights, "None without a teacher")
+        _require(self.distillation in ("hard", "soft"), "distillation", self.distillation, "hard or soft")
+        _require(0.0 <= self.distill_alpha <= 1.0, "distill_alpha", self.distill_alpha, "in [0, 1]")
+        warm = 0.0 < self.distill_temperature < math.inf
+        _require(warm, "distill_temperature", self.distill_temperature, "more than 0 and finite")
 
     @property
     def total_epochs(self) -> int:

@@ -205,10 +205,10 @@ class Trainer:
         write_checkpoint(folder, Checkpoint(model=self.model.state_dict(), ema=averaged, state=state))
 
     def _check_same_run(self, state: dict[str, Any], folder: Path) -> None:
-        ours, theirs = self.recipe.to_json(), state["recipe"]
-        names = [name for name in ours if name not in FREE_ON_RESUME and ours[name] != theirs.get(name)]
+        ours, theirs = (recipe.to_json() for recipe in (self.recipe, Recipe.from_json(state["recipe"])))
+        names = [name for name in ours if name not in FREE_ON_RESUME and ours[name] != theirs[name]]
         if names:
-            differences = "; ".join(f"{name} was {theirs.get(name)!r}, now {ours[name]!r}" for name in names)
+            differences = "; ".join(f"{name} was {theirs[name]!r}, now {ours[name]!r}" for name in names)
             raise ValueError(f"the run in {folder} has another recipe: {differences}; a new run wants another out_dir")
         before, now = state["steps_per_epoch"], self._steps_per_epoch
         if before != now:

@@ -1,16 +1,20 @@
-"""AdamW, the parameters that decay, and the learning rate as a function of the step."""
+"""AdamW and LAMB, the parameters that decay, and the learning rate as a function of the step."""
 
 import math
 from typing import Any
 
 import torch
+from timm.optim.lamb import Lamb
 from torch import nn
 
 from spimm.train.config import Recipe
 
 
-def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over the parameters that train; its learning rate is set before every step (`learning_rate`).
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser over the parameters that train; its learning rate is set before every step.
+
+    LAMB (You et al. 2020) is timm's with the trust ratio kept at or below 1, and without its own clipping of gradients:
+    `clip_norm` is the only one.
 
     Only kernels and matrices decay: not biases, not parameters with fewer than two axes (norms, most neuron
     parameters), and not what a module names in a method `no_weight_decay() -> iterable of names`, which is for others,
@@ -27,6 +31,8 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
         {"params": decayed, "weight_decay": recipe.weight_decay},
         {"params": undecayed, "weight_decay": 0.0},
     ]
+    if recipe.optimizer == "lamb":
+        return Lamb(groups, lr=recipe.lr, betas=recipe.betas, trust_clip=True, max_grad_norm=None)
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=True)
 
 

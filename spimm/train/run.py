@@ -12,12 +12,14 @@ from torch import nn
 from spimm.data import ImageData, Loader, load_data
 from spimm.files import write_text
 from spimm.models import create_model
-from spimm.tasks import Classify
-from spimm.train.checkpoint import find_checkpoint, load_weights
+from spimm.tasks import Classify, Distill
+from spimm.train.checkpoint import find_checkpoint, load_weights, run_checkpoint
 from spimm.train.config import OptionValue, Recipe
 from spimm.train.engine import Trainer, TrainResult
+from spimm.train.evaluation import pick_device
 from spimm.train.log import RunLog
 from spimm.train.seeding import seed_everything
+from spimm.train.teacher import build_teacher
 
 RECIPE_FILE, DATA_FILE = "recipe.json", "data.json"
 
@@ -35,17 +37,25 @@ def train(
     """Trains as `recipe` says and writes into `out_dir`: recipe.json, data.json, log.jsonl, tensorboard/, checkpoints/.
 
     resume: `auto` goes on with the run in `out_dir` if there is one, `never` refuses a folder that holds one
-    (FileExistsError), a path goes on from that checkpoint folder. data_dir: as for `load_data`. data, model: take the
-    place of those the recipe names. console: where progress is shown, by default the error output.
+    (FileExistsError), a path goes on from that checkpoint folder; a run that goes on does not read `init_from` again.
+    data_dir: as for `load_data`. data, model: take the place of those the recipe names. console: where progress is
+    shown, by default the error output.
     """
     out = Path(out_dir)
     folder = _resume_folder(out, resume)
-    data = data or load_data(recipe.data, data_dir=data_dir, image_size=recipe.image_size)
-    task = Classify(data.num_classes, label_smoothing=recipe.label_smoothing)
+    start = recipe.init_from if folder is None else None
+    if start is not None and not Path(start).exists():
+        raise FileNotFoundError(f"init_from must be a run, a checkpoint or a .safetensors file, there is no {start}")
+    data = data or build_data(recipe, data_dir=data_dir)
+    if data.frames != recipe.frames:
+        raise ValueError(f"data must have the recipe's frames={recipe.frames}, {data.name} has {data.frames}")
+    task = build_task(recipe, data)
     for split in (data.train, data.test):
         task.check_labels(split.labels)
     seed_everything(recipe.seed)
     model = model or build_model(recipe, data)
+    if start is not None:
+        load_weights(model, start)
     seed_everything(recipe.seed)  # what training draws does not depend on what building the model drew
     trainer = Trainer(
         recipe,
@@ -69,21 +79,48 @@ def load_run(
     """Recipe and trained model, in eval mode, of the run that `train` wrote into `folder`; needs no data.
 
     which: best or last, the checkpoint whose weights are loaded (averaged ones if the run has them). model_options:
-    changes to the recipe's. FileNotFoundError for a folder without a run or without that checkpoint.
+    changes to the recipe's; num_steps also changes the frames of an event run. FileNotFoundError for a folder without
+    a run or without that checkpoint.
     """
     run = Path(folder)
     for name in (RECIPE_FILE, DATA_FILE):
         if not (run / name).is_file():
             raise FileNotFoundError(f"{run} holds no training run: it has no {name}")
     recipe = Recipe.from_json(json.loads((run / RECIPE_FILE).read_text(encoding="utf-8")))
-    recipe = replace(recipe, model_options={**recipe.model_options, **(model_options or {})})
-    checkpoint = find_checkpoint(run / "checkpoints" / which)
-    if checkpoint is None:
-        raise FileNotFoundError(f"the run in {run} has no {which} checkpoint yet")
+    changes: dict[str, Any] = dict(model_options or {})
+    frames = None if recipe.frames is None else changes.get("num_steps", recipe.frames)
+    recipe = replace(recipe, frames=frames, model_options={**recipe.model_options, **changes})
+    checkpoint = run_checkpoint(run, which)
     facts = json.loads((run / DATA_FILE).read_text(encoding="utf-8"))
     model = _create(recipe, num_classes=facts["num_classes"], in_chans=facts["in_chans"])
     load_weights(model, checkpoint)
     return recipe, model.eval()
+
+
+def build_data(recipe: Recipe, *, data_dir: str | Path | None = None) -> ImageData:
+    """The data set the recipe names, its events in frames, its images resized and in folds if the recipe says so.
+
+    data_dir: as for `load_data`.
+    """
+    return load_data(
+        recipe.data,
+        data_dir=data_dir,
+        image_size=recipe.image_size,
+        frames=recipe.frames,
+        bins=recipe.bins,
+        fold=recipe.fold,
+        folds=recipe.folds,
+    )
+
+
+def build_task(recipe: Recipe, data: ImageData) -> Classify:
+    """Classification of `data` with the recipe's loss, and its teacher if it names one (`build_teacher`)."""
+    distill = None
+    if recipe.teacher is not None:
+        sizes = {"num_classes": data.num_classes, "in_chans": data.in_chans}
+        teacher = build_teacher(recipe.teacher, recipe.teacher_weights, **sizes).to(pick_device(recipe.device))
+        distill = Distill(teacher, recipe.distillation, recipe.distill_alpha, recipe.distill_temperature)
+    return Classify(data.num_classes, label_smoothing=recipe.label_smoothing, distill=distill)
 
 
 def build_model(recipe: Recipe, data: ImageData) -> nn.Module:
@@ -107,7 +144,8 @@ def build_loader(recipe: Recipe, data: ImageData, *, train: bool) -> Loader:
 
 
 def _create(recipe: Recipe, *, num_classes: int, in_chans: int) -> nn.Module:
-    options: dict[str, Any] = dict(recipe.model_options)
+    steps = {} if recipe.frames is None else {"num_steps": recipe.frames}
+    options: dict[str, Any] = {**steps, **recipe.model_options}
     return create_model(recipe.model, num_classes=num_classes, in_chans=in_chans, **options)
 
 
@@ -119,6 +157,7 @@ def _data_facts(data: ImageData) -> dict[str, Any]:
         "class_names": list(data.class_names),
         "in_chans": data.in_chans,
         "image_size": list(data.image_size),
+        "frames": data.frames,
         "mean": list(data.mean),
         "std": list(data.std),
         "note": data.note,

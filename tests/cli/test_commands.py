@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spimm.cli.main import main
+from spimm.cli.subject import SubjectOptions
 
 SHORT = ("epochs=1", "warmup_epochs=0", "batch_size=256", "tensorboard=false")
 
@@ -15,6 +17,22 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "digits"
     assert main(["train", "digits", *SHORT, "--out", str(folder)]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def event_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on 3 frames of 20 recordings in 4 folds, in the folder that also holds the recordings."""
+    folder, random, arrays = tmp_path_factory.mktemp("events"), np.random.default_rng(0), {}
+    for part, count in (("train", 15), ("test", 5)):
+        for key, values in (("x", 34), ("y", 34), ("p", 2)):
+            arrays[f"{part}_{key}"] = random.integers(0, values, 50 * count)
+        arrays[f"{part}_t"] = np.tile(np.arange(50), count)
+        arrays[f"{part}_offsets"] = np.arange(count + 1) * 50
+        arrays[f"{part}_labels"] = np.arange(count) % 10
+    np.savez(folder / "nmnist_small.npz", **arrays, sensor_hw=np.array([34, 34]))
+    settings = ["epochs=1", "warmup_epochs=0", "batch_size=4", "tensorboard=false", "frames=3", "fold=1", "folds=4"]
+    assert main(["train", "nmnist", *settings, "--data-dir", str(folder), "--out", str(folder / "run")]) == 0
+    return folder / "run"
 
 
 def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -44,6 +62,16 @@ def test_a_trained_run_is_evaluated(run, capsys):
     assert metrics["images"] == 360 and 0 <= metrics["top1"] <= 100
 
 
+def test_the_energy_of_a_run_is_counted_by_another_formula_and_at_a_given_rate(run, tmp_path, capsys):
+    options = ["--formula", "metaspikeformer", "--rate", "0.25", "--purity", "--out", str(tmp_path)]
+    assert main(["analyze", str(run), "--images", "20", *options]) == 0
+    out = capsys.readouterr().out
+    assert "inputs of matrix products" in out and "a given rate of 0.25" in out
+    report = json.loads((tmp_path / "energy_given.json").read_text())
+    assert report["formula"] == "metaspikeformer"
+    assert {line["rate"] for line in report["lines"] if line["group"] != "input"} == {0.25}
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_trained_run_is_evaluated_folded(run, precision, capsys):
     found = []
@@ -58,6 +86,24 @@ def test_a_trained_run_is_analyzed_into_a_folder(run, tmp_path, capsys):
     assert "energy per sample" in capsys.readouterr().out
     names = {path.name for path in (tmp_path / "report").iterdir()}
     assert names == {"trace.json", "energy.json", "energy_integers.json", "analysis.png"}
+
+
+@pytest.mark.parametrize("steps", [3, 2])
+def test_a_run_on_events_is_evaluated_in_its_fold_with_its_frames_or_others(event_run, steps, capsys):
+    options = [] if steps == 3 else ["--num-steps", str(steps)]
+    arguments = [str(event_run), "--data-dir", str(event_run.parent), *options]
+    assert main(["eval", *arguments, "--as-json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 5
+    loaded = SubjectOptions(run=event_run, data_dir=event_run.parent, num_steps=None if steps == 3 else steps).load(5)
+    assert (loaded.data.frames, loaded.recipe.frames, loaded.recipe.fold) == (steps, steps, 1)
+    assert main(["analyze", *arguments, "--images", "4"]) == 0
+    assert f"{steps} steps, 4 samples" in capsys.readouterr().out
+
+
+def test_a_named_model_is_evaluated_on_events(event_run, capsys):
+    data = ["--data", "events:nmnist_small.npz", "--data-dir", str(event_run.parent)]
+    assert main(["eval", "--model", "metaspikeformer_nmnist", *data, "--as-json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 5
 
 
 def test_a_named_model_is_evaluated_without_a_run(capsys):
@@ -90,6 +136,8 @@ def test_train_shows_a_recipe_with_its_changes(capsys):
         (["eval", "/no/such/run"], "/no/such/run"),
         (["eval", "--model", "qkformer_3_64_digits", "--weights", "/no/such.safetensors"], "/no/such.safetensors"),
         (["analyze", "--model", "qkformer_3_64_digits", "--images", "0"], "images is 0"),
+        (["analyze", "--model", "qkformer_3_64_digits", "--formula", "excel"], "metaspikeformer"),
+        (["analyze", "--model", "qkformer_3_64_digits", "--rate", "-1"], "rate is -1"),
         (["bench", "norm_liff"], "norm_lif"),
     ],
 )

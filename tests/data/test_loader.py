@@ -15,6 +15,13 @@ def split_of(count: int) -> ImageSplit:
     return ImageSplit(images, torch.arange(count))
 
 
+def sequences_of(count: int, frames: int = 3) -> ImageSplit:
+    """Random sequences of two channels whose label is their index."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (count, 6, 5, frames, 2), dtype=torch.uint8, generator=generator)
+    return ImageSplit(images, torch.arange(count))
+
+
 def equal(first, second) -> bool:
     return all(
         torch.equal(images, other) and torch.equal(labels, others)
@@ -38,6 +45,53 @@ def test_batches_are_normalised_floats_in_channels_last_memory_with_their_labels
         assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
         expected = (split.images[labels].permute(0, 3, 1, 2) / 255 - mean) / std
         torch.testing.assert_close(images, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_batches_of_sequences_are_normalised_frames_in_the_memory_order_of_time_first_steps():
+    split, mean, std = sequences_of(10), (0.5, 0.4), (0.2, 0.3)
+    images, labels = list(Loader(split, 4, mean=mean, std=std))[1]
+    assert (images.shape, labels.tolist()) == ((4, 3, 2, 6, 5), [4, 5, 6, 7])
+    assert images.permute(1, 0, 3, 4, 2).is_contiguous()
+    pixels = split.images[labels].permute(0, 3, 4, 1, 2) / 255
+    expected = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    torch.testing.assert_close(images, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_counts_stay_the_integers_they_are():
+    split = sequences_of(10)
+    images, labels = next(iter(Loader(split, 10, mean=(0.0, 0.0), std=(1 / 255, 1 / 255))))
+    assert torch.equal(images, split.images[labels].permute(0, 3, 4, 1, 2).float())
+
+
+@pytest.mark.parametrize("augment", [Augment(pad=2), Augment(flip=True), Augment(rotate=30)])
+def test_all_frames_of_a_sequence_are_augmented_alike_and_each_sequence_anew(augment):
+    frame = torch.randint(1, 256, (1, 6, 5, 1, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    split = ImageSplit(frame.repeat(16, 1, 1, 3, 1), torch.arange(16))
+    loader = Loader(split, 16, mean=(0.0, 0.0), std=(1 / 255, 1 / 255), augment=augment)
+    images, _ = next(iter(loader))
+    assert (images == images[:, :1]).all()
+    assert len(images[:, 0].unique(dim=0)) > 1
+
+
+def test_a_single_event_is_not_lost_in_a_turn():
+    counts = torch.zeros(8, 9, 9, 1, 2, dtype=torch.uint8)
+    counts[:, 3, 5] = 1
+    split = ImageSplit(counts, torch.arange(8))
+    augment = Augment(rotate=30)
+    images, _ = next(iter(Loader(split, 8, mean=(0.0, 0.0), std=(1 / 255, 1 / 255), augment=augment)))
+    assert (images.sum((1, 3, 4)) > 0.5).all()
+
+
+def test_shuffled_augmented_sequences_resume_in_mid_epoch():
+    settings = dict(mean=(0.0, 0.0), std=(1.0, 1.0), augment=Augment(pad=1, flip=True), shuffle=True, seed=3)
+    whole = list(Loader(sequences_of(23), 6, **settings).iterate(2))
+    assert equal(Loader(sequences_of(23), 6, **settings).iterate(2, 2), whole[2:])
+    assert not equal(Loader(sequences_of(23), 6, **settings).iterate(1), whole)
+
+
+def test_noise_in_place_of_events_is_refused():
+    with pytest.raises(ValueError, match=r"erase is for images, got 0\.5 for sequences"):
+        Loader(sequences_of(10), 4, mean=(0.0, 0.0), std=(1.0, 1.0), augment=Augment(erase=0.5))
 
 
 def test_without_shuffling_the_order_is_that_of_the_split():

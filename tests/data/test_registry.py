@@ -18,7 +18,7 @@ def test_every_listed_form_is_understood(tmp_path):
             assert load_data(spec).name == "digits"
         else:
             with pytest.raises(FileNotFoundError):
-                load_data(spec, data_dir=tmp_path)
+                load_data(spec, data_dir=tmp_path, frames=4 if spec.startswith("events:") else None)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_name_like_no_other_gets_no_guess():
         load_data("qqqq")
 
 
-@pytest.mark.parametrize("spec", ["npz", "npz:", "folder:"])
+@pytest.mark.parametrize("spec", ["npz", "npz:", "folder:", "events:"])
 def test_a_form_without_its_path_is_refused(spec):
     with pytest.raises(ValueError, match="lacks a path"):
         load_data(spec)

@@ -18,6 +18,16 @@ def test_an_item_is_a_channel_first_image_and_its_label():
     assert torch.equal(split[-1][0], split[5][0])
 
 
+def test_a_sequence_is_an_item_of_channel_first_frames():
+    images = np.random.default_rng(0).integers(0, 256, (3, 5, 4, 6, 2), dtype=np.uint8)
+    split = ImageSplit.from_arrays(images, np.arange(3))
+    assert (split.frames, split.in_chans, split.size) == (6, 2, (5, 4))
+    frames, label = split.subset([2, 0])[1]
+    assert np.array_equal(frames.numpy(), images[0].transpose(2, 3, 0, 1))
+    assert label == 0
+    assert split_of().frames is None
+
+
 def test_iterating_over_a_split_ends():
     assert [label for _, label in split_of()] == [0, 1, 2, 3, 4, 5]
 
@@ -81,6 +91,10 @@ def test_a_split_takes_only_uint8_images_with_channels(images):
         ImageSplit(images, torch.zeros(2, dtype=torch.int64))
 
 
+def sequences_of(frames: int) -> ImageSplit:
+    return ImageSplit(torch.zeros(2, 4, 4, frames, 3, dtype=torch.uint8), torch.arange(2))
+
+
 def data_of(train: ImageSplit, test: ImageSplit, **changes) -> ImageData:
     settings = dict(class_names=tuple("abcdef"), mean=(0.5,) * 3, std=(0.5,) * 3, note="made for a test")
     return ImageData("toy", train, test, **(settings | changes))
@@ -88,7 +102,8 @@ def data_of(train: ImageSplit, test: ImageSplit, **changes) -> ImageData:
 
 def test_a_data_set_knows_its_shape_and_number_of_classes():
     data = data_of(split_of(), split_of(count=3))
-    assert (data.in_chans, data.image_size, data.num_classes) == (3, (4, 4), 6)
+    assert (data.in_chans, data.image_size, data.num_classes, data.frames) == (3, (4, 4), 6, None)
+    assert data_of(sequences_of(5), sequences_of(5)).frames == 5
 
 
 @pytest.mark.parametrize(
@@ -96,6 +111,7 @@ def test_a_data_set_knows_its_shape_and_number_of_classes():
     [
         (split_of(size=5), {}, "train and test images must have one shape"),
         (split_of(channels=1), {}, "train and test images must have one shape"),
+        (sequences_of(5), {}, "train and test sequences must have the same number of frames, got None and 5"),
         (split_of(), {"mean": (0.5,)}, "need 3 values"),
         (split_of(), {"std": (0.5, 0.0, 0.5)}, "std must be positive"),
         (split_of(count=7), {}, r"test labels must lie in \[0, 6\) for 6 classes, got 6"),

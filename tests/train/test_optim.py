@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spimm.train import Recipe
 from spimm.train.optim import build_optimizer, learning_rate
@@ -87,6 +87,40 @@ def test_modules_may_declare_parameters_without_decay() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.Sequential(WithThreshold()))
     assert decays(model) == {"0.weight": 0.3, "0.bias": 0.0, "1.0.threshold": 0.0, "1.0.tau": 0.0}
     assert decays(WithThreshold()) == {"threshold": 0.0, "tau": 0.0}
+
+
+def lamb_step(first: float, gradient: float) -> Tensor:
+    """A matrix of 4 equal weights after LAMB's first step of rate 0.5, without decay of its own."""
+    model = nn.Linear(2, 2, bias=False)
+    nn.init.constant_(model.weight, first)
+    optimizer = build_optimizer(model, replace(RECIPE, optimizer="lamb", weight_decay=0.01))
+    optimizer.param_groups[0]["lr"] = 0.5
+    model.weight.grad = torch.full_like(model.weight, gradient)
+    optimizer.step()
+    return model.weight.detach()
+
+
+def test_lamb_scales_the_step_by_the_norm_of_the_weights_up_to_one() -> None:
+    # Adam's first step is the sign of the gradient, decay adds 0.01 w: an update u = 1 + 0.01 w, whose norm is 2 u
+    small, update = 0.2, 1 + 0.01 * 0.2
+    torch.testing.assert_close(lamb_step(small, 1.0), torch.full((2, 2), small - 0.5 * (small / update) * update))
+    large, update = 3.0, 1 + 0.01 * 3.0
+    torch.testing.assert_close(lamb_step(large, 1.0), torch.full((2, 2), large - 0.5 * update))
+
+
+def test_lamb_does_not_clip_gradients_by_itself() -> None:
+    model = nn.Linear(2, 2, bias=False)
+    optimizer = build_optimizer(model, replace(RECIPE, optimizer="lamb"))
+    model.weight.grad = torch.full_like(model.weight, 100.0)
+    optimizer.step()
+    torch.testing.assert_close(optimizer.state[model.weight]["exp_avg"], torch.full((2, 2), 10.0))
+
+
+def test_lamb_decays_what_adamw_decays() -> None:
+    adamw, lamb = (build_optimizer(TinyNet(), replace(RECIPE, optimizer=name)) for name in ("adamw", "lamb"))
+    for one, other in zip(adamw.param_groups, lamb.param_groups, strict=True):
+        assert one["weight_decay"] == other["weight_decay"]
+        assert [p.shape for p in one["params"]] == [p.shape for p in other["params"]]
 
 
 def test_a_step_without_gradient_signal_only_shrinks_what_decays() -> None:

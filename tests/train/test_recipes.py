@@ -12,7 +12,7 @@ from spimm.train import Recipe, apply_overrides, describe_recipe, list_recipes, 
 
 
 def test_the_recipes_are_the_files_of_the_folder() -> None:
-    assert {"digits", "mnist", "cifar10_jpeg", "qkformer_cifar"} <= set(list_recipes())
+    assert {"digits", "mnist", "nmnist", "cifar10_jpeg", "qkformer_cifar"} <= set(list_recipes())
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -25,11 +25,12 @@ def test_every_recipe_loads_under_its_own_name_and_survives_json(name: str) -> N
 @pytest.mark.parametrize("name", list_recipes())
 def test_every_recipe_trains_its_model_for_a_step(name: str, tmp_path: Path) -> None:
     settings = ["epochs=1", "warmup_epochs=0", "cooldown_epochs=0", "batch_size=2", "num_workers=0", "device=cpu"]
-    recipe = apply_overrides(load_recipe(name), [*settings, "tensorboard=false", "log_every=1"])
+    recipe = apply_overrides(load_recipe(name), [*settings, "tensorboard=false", "log_every=1", "init_from=none"])
     card = model_card(recipe.model)
     channels, height, width = card.input_size
     random = np.random.default_rng(0)
-    images = random.integers(0, 256, (2, height, width, channels), dtype=np.uint8)
+    steps = () if recipe.frames is None else (recipe.frames,)
+    images = random.integers(0, 256, (2, height, width, *steps, channels), dtype=np.uint8)
     split = ImageSplit.from_arrays(images, np.array([0, card.num_classes - 1]))
     names, level = tuple(map(str, range(card.num_classes))), (0.5,) * channels
     data = ImageData("noise", split, split, class_names=names, mean=level, std=level, note="made here")
@@ -50,5 +51,5 @@ def test_every_recipe_states_its_command_cost_and_expected_result(name: str) -> 
 def test_an_unknown_recipe_is_refused_with_the_nearest_names() -> None:
     with pytest.raises(ValueError, match=r"unknown recipe 'digit'; nearest: digits"):
         load_recipe("digit")
-    with pytest.raises(ValueError, match=r"unknown recipe 'zzz'; known: cifar10_jpeg, digits"):
+    with pytest.raises(ValueError, match=r"unknown recipe 'zzz'; known: cifar10_jpeg, .*digits, "):
         load_recipe("zzz")

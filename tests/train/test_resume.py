@@ -23,6 +23,7 @@ from spimm.train import (
     read_log,
     train,
 )
+from spimm.train.checkpoint import write_checkpoint
 
 from .conftest import TinyNet, signal_at
 
@@ -31,6 +32,7 @@ SETTINGS = {
     "plain": {},
     "averaged": {"ema_decay": 0.9},
     "bf16": {"precision": "bf16", "ema_decay": 0.9},
+    "lamb": {"optimizer": "lamb", "ema_decay": 0.9},
 }
 
 
@@ -188,6 +190,19 @@ def test_a_run_is_not_resumed_under_another_recipe(recipe: Recipe, data: ImageDa
     with pytest.raises(ValueError, match=r"another recipe: lr was 0.01, now 0.02"):
         run(replace(recipe, lr=0.02), tmp_path, data)
     assert run(replace(recipe, log_every=5, checkpoint_every=2), tmp_path, data).completed
+
+
+def test_a_run_from_before_a_setting_existed_goes_on_where_the_setting_has_its_default(
+    recipe: Recipe, data: ImageData, tmp_path: Path
+) -> None:
+    last = run(recipe, tmp_path, data, signal_at(4, signal.SIGINT)).last_checkpoint
+    checkpoint = read_checkpoint(last)
+    for name in ("distillation", "optimizer"):
+        del checkpoint.state["recipe"][name]
+    write_checkpoint(last, checkpoint)
+    with pytest.raises(ValueError, match=r"another recipe: optimizer was 'adamw', now 'lamb'; a new run"):
+        run(replace(recipe, optimizer="lamb"), tmp_path, data)
+    assert run(recipe, tmp_path, data).completed
 
 
 def test_a_checkpoint_of_another_model_is_refused(recipe: Recipe, data: ImageData, tmp_path: Path) -> None:

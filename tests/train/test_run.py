@@ -60,6 +60,11 @@ def test_a_folder_without_a_run_or_without_the_checkpoint_is_named(
         load_run(tmp_path)
 
 
+def test_data_with_other_frames_than_the_recipe_is_refused(recipe: Recipe, data: ImageData, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must have the recipe's frames=4, shades has None"):
+        train(replace(recipe, frames=4), tmp_path, data=data, model=TinyNet(), console=Console(file=StringIO()))
+
+
 def test_the_recipe_and_the_facts_of_the_data_are_written_beside_the_run(
     recipe: Recipe, data: ImageData, tmp_path: Path
 ) -> None:
