@@ -9,6 +9,7 @@ and every convolution sees binary spikes.
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor, nn
 
 from spimm.neurons import Neuron
@@ -43,12 +44,25 @@ def ending(shortcut: Shortcut, neuron_fn: NeuronFn) -> Ending:
 
 
 class Residual(nn.Module):
-    """x and branch(entry(x)), joined. x: [T, B, C, H, W] -> same. The branch takes x in, in its last op."""
+    """x and branch(entry(x)), joined. x: [T, B, C, H, W] -> same. The branch takes x in, in its last op.
 
-    def __init__(self, branch: nn.Module, *, shortcut: Shortcut, neuron_fn: NeuronFn):
+    `drop_path`: probability that, in training, a sample goes without the branch at all its steps (stochastic depth,
+    Huang et al. 2016); what is left is scaled up. Membranes only: spikes have no scale.
+    """
+
+    def __init__(self, branch: nn.Module, *, shortcut: Shortcut, neuron_fn: NeuronFn, drop_path: float = 0.0):
         super().__init__()
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path is {drop_path}; wanted a probability from 0 to below 1")
+        if drop_path and shortcut != "membrane":
+            raise ValueError(f"drop_path is {drop_path}; it needs the membrane shortcut, this one is {shortcut}")
         self.entry = entry(shortcut, neuron_fn)
         self.branch = branch
+        self.drop_path = drop_path
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.branch(self.entry(x), added=x)
+        if not (self.training and self.drop_path):
+            return self.branch(self.entry(x), added=x)
+        keep = 1 - self.drop_path
+        kept = torch.rand(x.shape[1], 1, 1, 1, device=x.device) < keep
+        return x + self.branch(self.entry(x)) * (kept / keep).to(x.dtype)

@@ -60,6 +60,8 @@ class MetaSpikeFormerConfig(ModelConfig):
     """Kernel of the first convolution."""
     num_steps: int = 1
     shortcut: Shortcut = "membrane"
+    drop_path: float = 0.0
+    """Stochastic depth of the last block; it grows linearly from 0. The authors' code has it and does not use it."""
     distillation: bool = False
     """A second classifier, to be taught by a teacher: logits of both in training, their mean otherwise."""
 
@@ -105,10 +107,10 @@ class Downsample(nn.Module):
 class ConvBlock(nn.Module):
     """Separable convolution and channel convolution, each with its shortcut. x: [T, B, dim, H, W] -> same."""
 
-    def __init__(self, dim: int, config: MetaSpikeFormerConfig):
+    def __init__(self, dim: int, config: MetaSpikeFormerConfig, *, drop_path: float):
         super().__init__()
         neuron_fn, shortcut = config.neuron_fn, config.shortcut
-        join = partial(Residual, shortcut=shortcut, neuron_fn=neuron_fn)
+        join = partial(Residual, shortcut=shortcut, neuron_fn=neuron_fn, drop_path=drop_path)
         self.sep_conv = nn.Identity()
         if config.sep_conv:
             self.sep_conv = join(SepConv(dim, neuron=neuron_fn(), ending=ending(shortcut, neuron_fn)))
@@ -129,10 +131,10 @@ class ConvBlock(nn.Module):
 class TransformerBlock(nn.Module):
     """Spike-driven self-attention and MLP, each with its shortcut. x: [T, B, dim, H, W] -> same."""
 
-    def __init__(self, dim: int, attention: str, config: MetaSpikeFormerConfig):
+    def __init__(self, dim: int, attention: str, config: MetaSpikeFormerConfig, *, drop_path: float):
         super().__init__()
         neuron_fn, shortcut = config.neuron_fn, config.shortcut
-        join = partial(Residual, shortcut=shortcut, neuron_fn=neuron_fn)
+        join = partial(Residual, shortcut=shortcut, neuron_fn=neuron_fn, drop_path=drop_path)
         mixer = sdsa(
             attention,
             dim,
@@ -162,14 +164,13 @@ class MetaSpikeFormer(HierarchicalModel):
 
     def __init__(self, config: MetaSpikeFormerConfig):
         self.config = config
-        stages = []
+        stages, total, kinds = [], sum(config.depths), config.stage_kinds()
+        rates = iter([config.drop_path * i / max(total - 1, 1) for i in range(total)])
         for i, in_chans in enumerate([config.in_chans, *config.widths[:-1]]):
-            dim, (kind, attention) = config.widths[i], config.stage_kinds()[i]
+            dim, (kind, attention) = config.widths[i], kinds[i]
             embed = Downsample(in_chans, dim, config.strides[i], config, first=i == 0)
-            blocks = [
-                ConvBlock(dim, config) if kind == "conv" else TransformerBlock(dim, attention, config)
-                for _ in range(config.depths[i])
-            ]
+            build = partial(ConvBlock, dim) if kind == "conv" else partial(TransformerBlock, dim, attention)
+            blocks = [build(config, drop_path=next(rates)) for _ in range(config.depths[i])]
             stages.append(Stage(embed, blocks, checkpoint=config.checkpoint))
         super().__init__(config, stages, config.widths, config.strides)
         self.head_neuron = config.neuron_fn()

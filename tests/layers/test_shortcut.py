@@ -82,3 +82,21 @@ def test_an_unknown_shortcut_is_refused() -> None:
     check_shortcut("spike_add")
     with pytest.raises(ValueError, match="unknown shortcut 'sew'; wanted one of vanilla, spike_add, membrane"):
         check_shortcut("sew")
+
+
+def test_drop_path_takes_the_branch_from_whole_samples_and_scales_up_the_others() -> None:
+    residual = Residual(nn.Identity(), shortcut="membrane", neuron_fn=LIF, drop_path=0.25)
+    residual.branch.forward = lambda y, added=0: torch.ones_like(y) + added
+    x = steps(3, 400, 2, 2, 2)
+    difference = residual(x) - x
+    dropped = (difference.abs() < 1e-4).flatten(2).all(-1)  # [T, B]
+    assert torch.equal(dropped.any(0), dropped.all(0))
+    assert 0.15 < dropped.float().mean() < 0.35
+    torch.testing.assert_close(difference[~dropped], torch.full_like(difference[~dropped], 1 / 0.75))
+    assert torch.equal(residual.eval()(x), x + 1)
+
+
+@pytest.mark.parametrize(("rate", "shortcut"), [(1.0, "membrane"), (-0.1, "membrane"), (0.1, "spike_add")])
+def test_a_drop_path_without_meaning_is_refused(rate: float, shortcut) -> None:
+    with pytest.raises(ValueError, match=f"drop_path is {rate}"):
+        Residual(nn.Identity(), shortcut=shortcut, neuron_fn=LIF, drop_path=rate)
