@@ -1,10 +1,13 @@
 """Instruments: a trace of a running model, its firing rates, operations and energy."""
 
+from spimm.analyze import attention_ops  # noqa: F401, registers their probes
 from spimm.analyze.constants import HOROWITZ_45NM, Constants
-from spimm.analyze.energy import FORMULAS, EnergyLine, EnergyReport, energy
+from spimm.analyze.energy import FORMULAS, Formula, energy, implied_rate
+from spimm.analyze.energy_report import EnergyLine, EnergyReport
 from spimm.analyze.measure import Analysis, analyze
 from spimm.analyze.ops import Probe, Work, probe
 from spimm.analyze.plots import plot, save_plot
+from spimm.analyze.purity import Purity, PurityLine, purity
 from spimm.analyze.record import Recorder, record
 from spimm.analyze.trace import Input, Layer, Product, Trace
 
@@ -15,17 +18,22 @@ __all__ = [
     "Constants",
     "EnergyLine",
     "EnergyReport",
+    "Formula",
     "Input",
     "Layer",
     "Probe",
     "Product",
+    "Purity",
+    "PurityLine",
     "Recorder",
     "Trace",
     "Work",
     "analyze",
     "energy",
+    "implied_rate",
     "plot",
     "probe",
+    "purity",
     "record",
     "save_plot",
 ]

@@ -7,137 +7,49 @@ what its operations are:
 - integers (spikes, sums of spikes, event counts) cause additions (AC), as many as `rate` says;
 - real values (images) cost dense multiply-accumulates (MAC), and so do features averaged over time (behind a neuron,
   but in fewer steps), as in front of most classifiers, even where an average happens to be an integer.
+
+With rates that are given, every layer behind the first neuron causes additions, as many as its rate says.
 """
 
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Literal, get_args
-
-from rich.table import Table
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import get_args
 
 from spimm.analyze.constants import HOROWITZ_45NM, Constants
+from spimm.analyze.energy_report import EnergyLine, EnergyReport, FirstLayerSteps, Rates
 from spimm.analyze.trace import Layer, Product, Trace
-from spimm.files import write_text
 
-PICOJOULES_PER_MILLIJOULE = 1e9
 
-FORMULAS: dict[str, str] = {
-    "qkformer": "Zhou et al., QKFormer, NeurIPS 2024: first convolution as MAC, SOP = rate x T x FLOP elsewhere; "
-    "the classifier on averaged features is added as MAC",
+@dataclass(frozen=True)
+class Formula:
+    """How a paper counts."""
+
+    source: str
+    undivided: bool = False
+    """Products of spikes in attention count N D^2, the full width, and not N D d, the width of a head."""
+
+
+FORMULAS: dict[str, Formula] = {
+    "qkformer": Formula(
+        "Zhou et al., QKFormer, NeurIPS 2024: first convolution as MAC, SOP = rate x T x FLOP elsewhere; the "
+        "classifier on averaged features is added as MAC"
+    ),
+    "metaspikeformer": Formula(
+        "Yao et al., Spike-driven Transformer V2, ICLR 2024: the same with the products of SDSA-3 and SDSA-4 at full "
+        "width; its energies are those of merged convolutions, `deploy.fold(model, merge='dense')`",
+        undivided=True,
+    ),
 }
-"""Name of a formula and where it comes from."""
-
-FirstLayerSteps = Literal["once", "each"]
+"""By name."""
 
 
-@dataclass(frozen=True)
-class EnergyLine:
-    """One product of a layer. Counts and energies are those of one sample, over all its steps."""
-
-    layer: str
-    product: str
-    group: str
-    """input (in front of the first neuron), classifier (a linear layer at the end), else the kind of the layer."""
-    operation: Literal["MAC", "AC"]
-    dense: int
-    """Operations per step if no value were 0."""
-    steps: int
-    rate: float
-    """Operations done over dense ones; above 1 where integers count as several spikes."""
-    operations: float
-    picojoules: float
-
-
-@dataclass(frozen=True)
-class EnergyReport:
-    """Energy per sample, line by line. Totals are in mJ."""
-
-    model: str
-    formula: str
-    constants: Constants
-    count_integers: bool
-    first_layer_steps: FirstLayerSteps
-    paired: bool
-    num_steps: int
-    samples: int
-    lines: tuple[EnergyLine, ...]
-
-    @property
-    def macs(self) -> float:
-        """Multiply-accumulates per sample."""
-        return sum(line.operations for line in self.lines if line.operation == "MAC")
-
-    @property
-    def acs(self) -> float:
-        """Additions per sample."""
-        return sum(line.operations for line in self.lines if line.operation == "AC")
-
-    @property
-    def mac_millijoules(self) -> float:
-        return self.macs * self.constants.mac / PICOJOULES_PER_MILLIJOULE
-
-    @property
-    def ac_millijoules(self) -> float:
-        return self.acs * self.constants.ac / PICOJOULES_PER_MILLIJOULE
-
-    @property
-    def millijoules(self) -> float:
-        return self.mac_millijoules + self.ac_millijoules
-
-    @property
-    def dense_millijoules(self) -> float:
-        """The reference: the same layers in an ANN, one pass, every operation a multiply-accumulate."""
-        return sum(line.dense for line in self.lines) * self.constants.mac / PICOJOULES_PER_MILLIJOULE
-
-    def groups(self) -> dict[str, float]:
-        """mJ of each group, in the order of the layers."""
-        totals: dict[str, float] = {}
-        for line in self.lines:
-            totals[line.group] = totals.get(line.group, 0.0) + line.picojoules / PICOJOULES_PER_MILLIJOULE
-        return totals
-
-    def to_json(self) -> str:
-        """JSON text: settings, totals and all lines."""
-        totals = {
-            "macs": self.macs,
-            "acs": self.acs,
-            "mac_millijoules": self.mac_millijoules,
-            "ac_millijoules": self.ac_millijoules,
-            "millijoules": self.millijoules,
-            "dense_millijoules": self.dense_millijoules,
-            "groups": self.groups(),
-        }
-        report = asdict(self)
-        return json.dumps({**report, "totals": totals, "lines": report["lines"]}, allow_nan=False, indent=1)
-
-    def save(self, path: str | Path) -> Path:
-        """Writes the JSON text, whole or not at all. Returns the path."""
-        return write_text(path, self.to_json())
-
-    def table(self) -> Table:
-        """One row a group, for a terminal; the dense reference last."""
-        integers = "integers as several spikes" if self.count_integers else "any non-zero value as one spike"
-        title = f"{self.model}: energy per sample\n{self.num_steps} steps, {self.samples} samples, {integers}"
-        costs = f"{self.constants.name}: MAC {self.constants.mac} pJ, AC {self.constants.ac} pJ"
-        table = Table(title=title, caption=costs)
-        table.add_column("group")
-        for heading in ("dense Mop / step", "MAC, M", "AC, M", "mJ"):
-            table.add_column(heading, justify="right")
-        for group, total in self.groups().items():
-            lines = [line for line in self.lines if line.group == group]
-            table.add_row(group, *_cells(lines), f"{total:.6f}")
-        table.add_section()
-        table.add_row("total", *_cells(self.lines), f"{self.millijoules:.6f}")
-        table.add_row("as an ANN, one pass", "", "", "", f"{self.dense_millijoules:.6f}")
-        return table
-
-
-def _cells(lines: Iterable[EnergyLine]) -> list[str]:
-    lines = list(lines)
-    done = {kind: sum(line.operations for line in lines if line.operation == kind) for kind in ("MAC", "AC")}
-    return [f"{count / 1e6:.3f}" for count in (sum(line.dense for line in lines), done["MAC"], done["AC"])]
+def find_formula(name: str) -> Formula:
+    """The formula of that name. Raises ValueError if there is none."""
+    if name not in FORMULAS:
+        raise ValueError(f"unknown energy formula {name!r}; known ones are {', '.join(FORMULAS)}")
+    return FORMULAS[name]
 
 
 def energy(
@@ -148,36 +60,42 @@ def energy(
     constants: Constants = HOROWITZ_45NM,
     first_layer_steps: FirstLayerSteps = "once",
     paired: bool = False,
+    rates: Rates | None = None,
 ) -> EnergyReport:
     """Energy per sample.
 
     `count_integers`: the value 2 causes two additions where one spike causes one; otherwise every non-zero value causes
     one. `first_layer_steps`: layers on a static image run `once`, or at `each` step as if the image were repeated.
     `paired`: in k^T v of spiking attention zeros of v are skipped as well; otherwise the spikes of k alone count, and
-    the energy is linear in the rates. Raises ValueError for an unknown formula or setting.
+    the energy is linear in the rates. `rates`: one rate for all layers behind the first neuron, or a rate for each of
+    some layers by name; these layers count additions at that rate whatever their inputs were, so that the trace of an
+    untrained model will do. Raises ValueError for an unknown formula, setting or layer, and for a negative rate.
     """
-    if formula not in FORMULAS:
-        raise ValueError(f"unknown energy formula {formula!r}; known ones are {', '.join(FORMULAS)}")
+    undivided = find_formula(formula).undivided
     if first_layer_steps not in get_args(FirstLayerSteps):
         raise ValueError(f"first_layer_steps is {first_layer_steps!r}; wanted one of {get_args(FirstLayerSteps)}")
+    given = _given(trace, rates)
     lines = []
     for layer, group in _grouped(trace.layers):
         repeated = group == "input" and first_layer_steps == "each" and layer.steps == 1
         steps = trace.num_steps if repeated else layer.steps
         averaged = group != "input" and layer.steps < trace.num_steps
         for product in layer.products:
-            if averaged or not layer.input(product.gate).integers:
+            dense = product.undivided if undivided and product.undivided is not None else product.dense
+            if layer.name in given:
+                operation, rate = "AC", given[layer.name]
+            elif averaged or not layer.input(product.gate).integers:
                 operation, rate = "MAC", 1.0
             else:
                 operation, rate = "AC", _rate(layer, product, count_integers=count_integers, paired=paired)
-            count = rate * steps * product.dense
+            count = rate * steps * dense
             lines.append(
                 EnergyLine(
                     layer=layer.name,
                     product=product.name,
                     group=group,
                     operation=operation,
-                    dense=product.dense,
+                    dense=dense,
                     steps=steps,
                     rate=rate,
                     operations=count,
@@ -191,19 +109,69 @@ def energy(
         count_integers=count_integers,
         first_layer_steps=first_layer_steps,
         paired=paired,
+        rates=dict(rates) if isinstance(rates, Mapping) else rates,
         num_steps=trace.num_steps,
         samples=trace.samples,
         lines=tuple(lines),
     )
 
 
+def implied_rate(
+    trace: Trace,
+    millijoules: float,
+    formula: str = "qkformer",
+    *,
+    constants: Constants = HOROWITZ_45NM,
+    first_layer_steps: FirstLayerSteps = "once",
+) -> float:
+    """The mean rate at which the recorded network would cost so much: a published energy, read backwards.
+
+    (E - E of the layers in front of the first neuron) / (E_AC T sum over the others of FLOP). Raises ValueError for
+    less energy than the former take, and if no layer is behind a neuron.
+    """
+    silent, firing = (
+        energy(
+            trace,
+            formula,
+            count_integers=False,
+            constants=constants,
+            first_layer_steps=first_layer_steps,
+            rates=rate,
+        ).millijoules
+        for rate in (0.0, 1.0)
+    )
+    if firing == silent:
+        raise ValueError(f"no layer of {trace.model} is behind a neuron; no rate follows from an energy")
+    if millijoules < silent:
+        raise ValueError(f"millijoules is {millijoules}; the first layer of {trace.model} alone takes {silent:.6g}")
+    return (millijoules - silent) / (firing - silent)
+
+
+def _given(trace: Trace, rates: Rates | None) -> dict[str, float]:
+    """The given rate of each layer that has one."""
+    takers = [layer.name for layer, group in _grouped(trace.layers) if group != "input" and layer.products]
+    if rates is None:
+        return {}
+    given: dict[str, float] = dict(rates) if isinstance(rates, Mapping) else dict.fromkeys(takers, rates)
+    for name, rate in given.items():
+        if name not in takers:
+            near = difflib.get_close_matches(name, takers) or [*takers[:3], "..."]
+            raise ValueError(f"no layer {name!r} of {trace.model} takes a rate; did you mean {', '.join(near)}?")
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"the rate of layer {name!r} is {rate}; wanted a number of at least 0")
+    return given
+
+
 def _grouped(layers: tuple[Layer, ...]) -> Iterator[tuple[Layer, str]]:
     """Layers that compute, each with its group."""
     first_neuron = next((index for index, layer in enumerate(layers) if layer.kind == "neuron"), 1)
+    body = len(layers)
+    while body and layers[body - 1].kind == "linear":
+        body -= 1
     for index, layer in enumerate(layers):
         if index < first_neuron:
             yield layer, "input"
-        elif index == len(layers) - 1 and layer.kind == "linear":
+        elif index >= body:
             yield layer, "classifier"
         else:
             yield layer, layer.kind

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spimm.analyze.energy import EnergyReport, FirstLayerSteps, energy
+from spimm.analyze.energy import energy, find_formula
+from spimm.analyze.energy_report import EnergyReport, FirstLayerSteps
 from spimm.analyze.record import record
 from spimm.analyze.trace import Trace
 
@@ -32,8 +33,10 @@ def analyze(
 ) -> Analysis:
     """Runs the batches, images [B, C, H, W] or sequences [B, T, C, H, W], in eval mode where the model is.
 
-    The modes of the model's modules are restored. Raises ValueError if there is no batch.
+    The modes of the model's modules are restored. Raises ValueError if there is no batch, or no formula of
+    that name.
     """
+    find_formula(formula)
     weight = next(model.parameters(), None)
     modes = {module: module.training for module in model.modules()}
     model.eval()

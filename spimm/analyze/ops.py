@@ -1,25 +1,23 @@
-"""What is measured at each type of module, and how many operations it does.
+"""What is measured at each type of module, and how many operations it does. Attention cores are in `attention_ops`.
 
 A new type of layer is made known by registering its probe:
 
     @probe.register
     def _(module: MyCore) -> tuple[Probe, ...]: ...
 
-T time, B batch, C channels, H W space, N = H W tokens, D width, h heads, d = D / h. Counts are dense: per step and
-sample, as if no value were 0; batch norm, bias and SSA's scale fold into weights and thresholds and are not counted.
+T time, B batch, C channels, H W space. Counts are dense: per step and sample, as if no value were 0; batch norm, bias
+and the scale of attention fold into weights and thresholds and are not counted.
 """
 
 import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from spimm.layers import ChannelMask, ConvNeuron, ConvNormNeuron, SpikeProduct, TokenMask
+from spimm.layers import ConvNeuron, ConvUnit
 from spimm.neurons import Neuron
 
 
@@ -33,6 +31,8 @@ class Work(NamedTuple):
     """Index of the input whose non-zero values cause them."""
     paired: int | None = None
     """Additions of the whole call in which neither operand is 0; None where the other operand is no spike train."""
+    undivided: int | None = None
+    """`dense` with one head as wide as all channels; None: the same."""
 
 
 def _no_work(inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Work, ...]:
@@ -100,60 +100,12 @@ def _(module: Neuron) -> tuple[Probe, ...]:
     return (Probe("neuron"),)
 
 
-def _spikes_of_unit(args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
-    added = kwargs.get("added")
-    return output if added is None else output - added
-
-
 @probe.register
-def _(module: ConvNormNeuron | ConvNeuron) -> tuple[Probe, ...]:
-    """The neuron that runs inside a fused op, before the residual shortcut is added to it."""
-    return () if module.neuron is None else (Probe("neuron", suffix=".neuron", result=_spikes_of_unit),)
+def _(module: ConvUnit | ConvNeuron) -> tuple[Probe, ...]:
+    """The neuron that runs inside a fused op: the output, less the shortcut where that is added behind the neuron."""
 
+    def spikes(args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
+        added = kwargs.get("added")
+        return output if added is None or module.adds_first else output - added
 
-def _parts(args: tuple[Any, ...], count: int) -> tuple[Tensor, ...]:
-    return args[0].chunk(count, dim=2)
-
-
-@probe.register
-def _(module: TokenMask) -> tuple[Probe, ...]:
-    """N D additions, the sums of q over the channels of each head; the mask selects rows of k and adds nothing."""
-    return _mask_probes(module, "row sums", channel_axis=-1)  # [T, B, H, W, h]: one mask a head
-
-
-@probe.register
-def _(module: ChannelMask) -> tuple[Probe, ...]:
-    """N D additions, the sums of q over the tokens; the mask selects channels of k and adds nothing."""
-    return _mask_probes(module, "column sums", channel_axis=2)
-
-
-def _mask_probes(module: TokenMask | ChannelMask, sums: str, channel_axis: int) -> tuple[Probe, ...]:
-    def mask(args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
-        return module.mask(args[0])
-
-    return (
-        Probe("neuron", suffix=".neuron", result=mask, channel_axis=channel_axis),
-        Probe("attention", ("q", "k"), partial(_sums_of_q, sums), take=_parts),
-    )
-
-
-def _sums_of_q(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Work, ...]:
-    return (Work(name, inputs[0][0, 0].numel(), gate=0),)
-
-
-@probe.register
-def _(module: SpikeProduct) -> tuple[Probe, ...]:
-    """k^T v, then q (k^T v): N D d additions each.
-
-    A spike of k adds the row of v of its token and head, a spike of q adds a row of k^T v: the first operand gates the
-    additions, the second stands where a weight would. v is a spike train too: `paired` counts k^T v where both fire.
-    """
-
-    def work(inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Work, ...]:
-        width = inputs[0].shape[2] // module.num_heads
-        dense = inputs[0][0, 0].numel() * width
-        per_token = [torch.count_nonzero(x.unflatten(2, (-1, width)), dim=3) for x in inputs[1:]]  # [T, B, h, H, W]
-        paired = int((per_token[0] * per_token[1]).sum())
-        return Work("k^T v", dense, gate=1, paired=paired), Work("q (k^T v)", dense, gate=0)
-
-    return (Probe("attention", ("q", "k", "v"), work, take=_parts),)
+    return () if module.neuron is None else (Probe("neuron", suffix=".neuron", result=spikes),)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spimm.analyze.energy import PICOJOULES_PER_MILLIJOULE, EnergyReport
+from spimm.analyze.energy_report import PICOJOULES_PER_MILLIJOULE, EnergyReport
 from spimm.analyze.trace import Trace
 from spimm.files import write_whole
 

@@ -127,6 +127,7 @@ class LayerSums(NamedTuple):
                     work.dense,
                     names[work.gate],
                     None if work.paired is None else work.paired / (work.dense * runs),
+                    work.undivided,
                 )
                 for work in self.work
             ),

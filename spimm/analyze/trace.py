@@ -4,14 +4,15 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 
 from spimm.files import write_text
 
 Shape = tuple[int, ...]
-FORMAT = "spimm-trace-1"
+Values = Literal["silent", "spikes", "integers", "reals"]
+FORMAT = "spimm-trace-2"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,15 @@ class Input:
         """Whether every value seen is an integer: spikes, sums of spikes, event counts."""
         return bool(self.histogram)
 
+    @property
+    def values(self) -> Values:
+        """What was seen: silent (0 alone, which tells nothing), spikes (0 and 1), integers, or reals."""
+        if not self.integers:
+            return "reals"
+        if not self.nonzero:
+            return "silent"
+        return "integers" if any(self.histogram[2:]) or self.mean < self.magnitude else "spikes"
+
 
 @dataclass(frozen=True)
 class Product:
@@ -46,6 +56,8 @@ class Product:
     """The input whose non-zero values cause the operations."""
     paired: float | None
     """Fraction of `dense` left if zeros of the other operand are skipped too; None if that is no spike train."""
+    undivided: int | None = None
+    """`dense` with one attention head as wide as all channels, N D^2 in place of N D d; None: the same."""
 
 
 @dataclass(frozen=True)

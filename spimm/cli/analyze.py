@@ -7,7 +7,8 @@ from typing import Literal
 import tyro
 
 from spimm.analyze import analyze as analyze_model
-from spimm.analyze import plot, save_plot
+from spimm.analyze import energy, plot, save_plot
+from spimm.analyze import purity as purity_of
 from spimm.cli.console import wide_console
 from spimm.cli.subject import SubjectOptions
 
@@ -15,7 +16,10 @@ from spimm.cli.subject import SubjectOptions
 def analyze(
     subject: tyro.conf.OmitArgPrefixes[SubjectOptions],
     images: int = 256,
+    formula: str = "qkformer",
     first_layer_steps: Literal["once", "each"] = "once",
+    rate: float | None = None,
+    purity: bool = False,
     out: Path | None = None,
 ) -> None:
     """Firing rates and energy of a trained model, e.g. 'spimm analyze runs/digits --out report'.
@@ -26,22 +30,36 @@ def analyze(
     Args:
         subject: what to analyze.
         images: test images to record.
+        formula: how the energy is counted: qkformer, or metaspikeformer with attention at full width.
         first_layer_steps: count the first convolution of a static image once or at each step.
-        out: folder for trace.json, energy.json, energy_integers.json and analysis.png.
+        rate: give the energy at this mean firing rate as well, for all layers behind the first neuron.
+        purity: print what each matrix product receives: 0 alone, spikes, integers or reals.
+        out: folder for trace.json, energy.json, energy_integers.json, with --rate energy_given.json, and analysis.png.
     """
     if images < 1:
         raise ValueError(f"images is {images}; wanted at least 1")
+    if rate is not None and not rate >= 0:
+        raise ValueError(f"rate is {rate}; wanted at least 0")
     batch = min(images, 64)
     loaded = subject.load(batch)
     batches = (inputs for inputs, _ in islice(loaded.test_loader().iterate(0), -(-images // batch)))
-    result = analyze_model(loaded.model, batches, model_name=loaded.recipe.model, first_layer_steps=first_layer_steps)
+    result = analyze_model(
+        loaded.model, batches, model_name=loaded.recipe.model, formula=formula, first_layer_steps=first_layer_steps
+    )
+    reports = {"energy": result.energy, "energy_integers": result.integer_energy}
+    if rate is not None:
+        reports["energy_given"] = energy(
+            result.trace, formula, count_integers=False, first_layer_steps=first_layer_steps, rates=rate
+        )
     console = wide_console()
     console.print(result.trace.table())
-    for report in (result.energy, result.integer_energy):
+    if purity:
+        console.print(purity_of(result.trace).table())
+    for report in reports.values():
         console.print(report.table())
     if out is not None:
         result.trace.save(out / "trace.json")
-        result.energy.save(out / "energy.json")
-        result.integer_energy.save(out / "energy_integers.json")
+        for name, report in reports.items():
+            report.save(out / f"{name}.json")
         save_plot(plot(result.trace, result.energy), out / "analysis.png")
         console.print(f"written to {out}", soft_wrap=True)

@@ -173,22 +173,23 @@ class MetaSpikeFormer(HierarchicalModel):
             blocks = [build(config, drop_path=next(rates)) for _ in range(config.depths[i])]
             stages.append(Stage(embed, blocks, checkpoint=config.checkpoint))
         super().__init__(config, stages, config.widths, config.strides)
-        self.head_neuron = config.neuron_fn()
+        self.head_neuron = entry(config.shortcut, config.neuron_fn)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Any:
         """[T, B, D, H', W'] -> logits [B, K]: mean over space, LIF, linear at each step, mean over time.
 
-        With a distilled classifier the mean of both, or in training mode the pair (logits, distilled logits).
-        `pre_logits`, or no classifier: the spikes' mean over time, [B, D].
+        With another shortcut than `membrane` the features are spikes already: there is no LIF, which the mean of spikes
+        would never reach. With a distilled classifier the mean of both logits, or in training mode the pair (logits,
+        distilled logits). `pre_logits`, or no classifier: what the classifier sees, its mean over time, [B, D].
         """
-        spikes = self.head_neuron(pooled(features))
+        x = self.head_neuron(pooled(features))
         if pre_logits or isinstance(self.head, nn.Identity):
-            return spikes.mean(0)
-        spikes = spikes.to(next(self.head.parameters()).dtype)
-        logits = over_time(self.head, spikes).mean(0)
+            return x.mean(0)
+        x = x.to(next(self.head.parameters()).dtype)
+        logits = over_time(self.head, x).mean(0)
         if self.distilled_head is None:
             return logits
-        distilled = over_time(self.distilled_head, spikes).mean(0)
+        distilled = over_time(self.distilled_head, x).mean(0)
         return (logits, distilled) if self.training else torch.stack((logits, distilled)).mean(0)
 
     def reset_classifier(self, num_classes: int) -> None:

@@ -9,7 +9,19 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from spimm.analyze import HOROWITZ_45NM, Constants, EnergyReport, Input, Layer, Product, Trace, energy, record
+import spimm
+from spimm.analyze import (
+    HOROWITZ_45NM,
+    Constants,
+    EnergyReport,
+    Input,
+    Layer,
+    Product,
+    Trace,
+    energy,
+    implied_rate,
+    record,
+)
 
 Build = Callable[..., nn.Module]
 
@@ -136,9 +148,68 @@ def test_only_the_image_and_the_classifier_need_multiplications(firing: Build) -
         assert report.millijoules == pytest.approx(sum(report.groups().values()))
 
 
+def test_a_given_rate_stands_for_all_inputs_behind_the_first_neuron(countable: Build, one_pixel: Tensor) -> None:
+    report = energy(traced(countable(), one_pixel), count_integers=True, rates=0.25)
+    assert _line(report, "stem.conv")[:3] == ("input", "MAC", 8)
+    assert _line(report, "body.conv")[1:3] == ("AC", 72 * 4 * 0.25)
+    assert _line(report, "head")[1:3] == ("AC", 2 * 0.25)  # averaged over time: one step
+    assert report.rates == 0.25
+
+
+def test_a_rate_can_be_given_for_one_layer_alone(countable: Build, one_pixel: Tensor) -> None:
+    trace = traced(countable(), one_pixel)
+    measured, given = (energy(trace, count_integers=False, rates=rates) for rates in (None, {"body.conv": 0.5}))
+    assert _line(given, "body.conv")[1:3] == ("AC", 72 * 4 * 0.5)
+    for name in ("stem.conv", "head"):
+        assert _line(given, name) == _line(measured, name)
+    assert energy(trace, count_integers=False, rates={}).lines == measured.lines
+    assert json.loads(given.to_json())["rates"] == {"body.conv": 0.5}
+
+
+def test_rates_that_fit_no_layer_are_refused(countable: Build, one_pixel: Tensor) -> None:
+    trace = traced(countable(), one_pixel)
+    for name in ("body.convs", "stem.conv", "body.neuron"):  # unknown, in front of the first neuron, no products
+        with pytest.raises(ValueError, match=f"no layer '{name}' of CountableNet takes a rate; did you mean body.conv"):
+            energy(trace, count_integers=False, rates={name: 0.1})
+    for rate in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"rate of layer 'body.conv' is {rate}; wanted a number of at least 0"):
+            energy(trace, count_integers=False, rates=rate)
+
+
+@pytest.mark.parametrize("steps", ["once", "each"])
+def test_the_implied_rate_is_the_one_that_was_given(countable: Build, one_pixel: Tensor, steps: str) -> None:
+    trace = traced(countable(), one_pixel)
+    settings = {"first_layer_steps": steps, "constants": Constants("test", mac=3.0, ac=2.0, source="none")}
+    cost = energy(trace, count_integers=False, rates=0.37, **settings).millijoules
+    assert implied_rate(trace, cost, **settings) == pytest.approx(0.37)
+    first = energy(trace, count_integers=False, rates=0, **settings).millijoules
+    assert implied_rate(trace, first, **settings) == 0
+    with pytest.raises(ValueError, match=f"millijoules is {first / 2}; the first layer of CountableNet alone takes"):
+        implied_rate(trace, first / 2, **settings)
+
+
+def test_a_network_without_neurons_implies_no_rate() -> None:
+    trace = traced(nn.Sequential(nn.Conv2d(1, 1, 1)), torch.rand(1, 1, 2, 2))
+    with pytest.raises(ValueError, match="no layer of Sequential is behind a neuron"):
+        implied_rate(trace, 1.0)
+
+
+@pytest.mark.parametrize("distillation", [False, True])
+def test_classifiers_behind_a_neuron_run_at_each_step_and_add(distillation: bool) -> None:
+    sizes = {"widths": (4, 8, 16, 32, 40), "depths": (1, 0, 0, 0, 0)}
+    model = spimm.create_model("metaspikeformer_cifar", num_steps=4, distillation=distillation, **sizes)
+    trace = traced(model.eval(), torch.rand(2, 3, 16, 16))
+    heads = ["head", "distilled_head"][: 1 + distillation]
+    report = energy(trace, "metaspikeformer", count_integers=False)
+    for name in heads:
+        assert (trace.layer(name).steps, trace.layer(name).input_shape) == (4, (40,))
+        assert _line(report, name)[:2] == ("classifier", "AC")
+    assert {line.layer for line in report.lines if line.group == "classifier"} == set(heads)
+
+
 def test_unknown_settings_are_refused(countable: Build, one_pixel: Tensor) -> None:
     trace = traced(countable(), one_pixel)
-    with pytest.raises(ValueError, match="unknown energy formula 'excel'; known ones are qkformer"):
+    with pytest.raises(ValueError, match="unknown energy formula 'excel'; known ones are qkformer, metaspikeformer"):
         energy(trace, "excel", count_integers=False)
     with pytest.raises(ValueError, match="first_layer_steps is 'twice'"):
         energy(trace, count_integers=False, first_layer_steps="twice")  # type: ignore[arg-type]
@@ -159,3 +230,6 @@ def test_the_report_says_in_json_and_as_a_table_what_it_counted(
     text = console.export_text()
     said = ("4 steps", "2 samples", "classifier", "as an ANN", "integers as several spikes")
     assert all(words in text for words in said)
+    console.print(energy(traced(countable(), one_pixel), "metaspikeformer", count_integers=True, rates=0.2).table())
+    text = console.export_text()
+    assert all(words in text for words in ("formula metaspikeformer", "a given rate of 0.2"))

@@ -4,7 +4,17 @@ from torch import Tensor, nn
 
 import spimm
 from spimm.analyze import Trace, record
-from spimm.layers import ChannelMask, SpikeProduct, TokenMask, as_sequence
+from spimm.layers import (
+    SDSA,
+    ChannelMask,
+    ColumnMask,
+    ConvUnit,
+    RepConv,
+    SoftmaxProduct,
+    SpikeProduct,
+    TokenMask,
+    as_sequence,
+)
 from spimm.neurons import IF
 
 
@@ -72,6 +82,83 @@ def test_spike_products_add_one_row_of_a_head_for_every_spike_of_k_and_of_q() ->
     k, v = (part.unflatten(2, (HEADS, HEAD_WIDTH)).flatten(4) for part in x.chunk(3, 2)[1:])  # [B, T, h, d, N]
     both = torch.einsum("bthin,bthjn->", k, v)
     assert first.paired == pytest.approx(both.item() / (dense * 2 * 3))
+
+    assert (first.undivided, second.undivided) == (TOKENS * WIDTH**2,) * 2
+
+
+def test_a_column_mask_adds_where_k_and_v_both_fire() -> None:
+    x = _spikes(3)
+    trace = traced(Core(ColumnMask(IF())), x)
+    layer, mask = trace.layer("core"), trace.layer("core.neuron")
+    (product,) = layer.products
+    q, k, v = x.chunk(3, dim=2)
+    assert (product.dense, product.gate, product.paired) == (TOKENS * WIDTH, "k v", None)
+    assert layer.input("k v").nonzero == pytest.approx((k * v).mean().item())
+    assert layer.input("q").nonzero == pytest.approx(q.mean().item())
+    assert mask.output_shape == (WIDTH,)
+    assert mask.rate == pytest.approx(((k * v).sum((3, 4)) > 0).float().mean().item())  # IF() resets to 0 at 1 or more
+
+
+def test_softmax_attention_is_quadratic_in_tokens_and_adds_for_spikes_of_q_and_of_v() -> None:
+    x = _spikes(3)
+    trace = traced(Core(SoftmaxProduct(HEADS, IF(threshold=0.2))), x)
+    layer = trace.layer("core")
+    scores, values = layer.products
+    assert [(work.dense, work.gate) for work in layer.products] == [(TOKENS**2 * WIDTH, "q"), (TOKENS**2 * WIDTH, "v")]
+    q, k, _ = (part.unflatten(2, (HEADS, HEAD_WIDTH)).flatten(4) for part in x.chunk(3, 2))  # [B, T, h, d, N]
+    both = torch.einsum("bthdi,bthdj->", q, k)
+    assert scores.paired == pytest.approx(both.item() / (scores.dense * 2 * 3))
+    assert values.paired is None
+    assert list(trace.firing_rates()) == ["core.neuron"]
+
+
+@pytest.mark.parametrize("kind", SDSA)
+def test_every_attention_of_meta_spikeformer_counts_its_neuron_once(kind: str) -> None:
+    options = {"widths": (4, 8, 16, 32, 40), "depths": (1, 1, 1, 1, 1), "attention": kind}
+    model = spimm.create_model("metaspikeformer_cifar", num_steps=4, **options).eval()
+    trace = traced(model, torch.rand(2, 3, 16, 16))
+    core = "stages.3.blocks.0.attention.branch.core"
+    assert sum(name.startswith(core) for name in trace.firing_rates()) == 1
+    assert trace.layer(core).steps == trace.layer(f"{core}.neuron").steps == 4
+    assert len(trace.layer(core).products) == (1 if kind in ("sdsa1", "sdsa2") else 2)
+
+
+def test_the_convolutions_of_a_repconv_count_each_for_itself() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unit = ConvUnit(RepConv(4, 12, branches=3), 12, neuron=IF())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.unit(as_sequence(x, 1, 4)[0])
+
+    trace = traced(Net().eval(), torch.rand(2, 3, 4, 5, 5))
+    dense = {layer.name: layer.dense for layer in trace.layers if layer.products}
+    assert dense == {
+        "unit.conv.expand": 25 * 4 * 12,
+        "unit.conv.depthwise": 25 * 9 * 12,
+        "unit.conv.project": 25 * 12 * 12 // 3,
+    }
+    assert trace.layer("unit.conv.depthwise").input("x").shape == (12, 5, 5)
+    assert trace.layer("unit.neuron").steps == 3
+
+
+@pytest.mark.parametrize("adds_first", [False, True])
+def test_the_spikes_of_a_unit_are_its_output_less_what_joins_behind_the_neuron(adds_first: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unit = ConvUnit(nn.Conv2d(2, 2, 1), 2, neuron=IF(), adds_first=adds_first)
+
+        def forward(self, x: Tensor) -> Tensor:
+            steps, _ = as_sequence(x, 1, 2)
+            return self.unit(steps, added=steps)
+
+    torch.manual_seed(0)
+    model, x = Net().eval(), torch.randint(0, 4, (2, 3, 2, 4, 4)).float()
+    spikes = model(x).detach() - (0 if adds_first else x.transpose(0, 1))
+    assert 0 < spikes.mean() < 1
+    assert traced(model, x).layer("unit.neuron").rate == pytest.approx(spikes.mean().item())
 
 
 @pytest.mark.parametrize(("width", "first", "rest"), [(384, 0.065, 6.17), (512, 0.087, 10.97), (768, 0.130, 24.68)])

@@ -1,0 +1,90 @@
+"""Depth-wise convolution: torch's values, and gradients of every tensor."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from spimm.kernels import depthwise_conv2d, list_backends
+from spimm.kernels.depthwise.reference import depthwise_conv2d as truth
+
+from .conftest import assert_near, covering, values
+from .test_compile import CHECKS, opcheck_warnings
+
+ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2**-7}
+SUMMED = {torch.float32: 1e-4, torch.bfloat16: 2**-7}
+SIZES = {
+    "one value": (1, 1, 1, 1),
+    "odd": (3, 21, 5, 9),
+    "a vector": (2, 16, 8, 8),
+    "many": (5, 70, 13, 11),
+    "a line": (2, 33, 1, 20),
+}
+FACTORS = {
+    "dtype": list(ROUNDING),
+    "size": list(SIZES),
+    "kernel": [3, 5, 7],
+    "bias": [False, True],
+    "contiguous": [True, False],
+    "threads": [1, 2],
+}
+
+
+@pytest.mark.parametrize("case", covering(FACTORS))
+@pytest.mark.parametrize("backend", list_backends("depthwise_conv2d"))
+def test_output_and_every_gradient_agree_with_the_reference(
+    case: dict[str, Any], backend: str, with_threads: Any
+) -> None:
+    dtype, shape, kernel = case["dtype"], SIZES[case["size"]], case["kernel"]
+    with_threads(case["threads"])
+    exact = [values(*shape, seed=0), values(shape[1], 1, kernel, kernel, seed=1), values(shape[1], seed=2)]
+    exact = [tensor.to(dtype).double().requires_grad_() for tensor in exact[: 3 if case["bias"] else 2]]
+    bias = exact[2] if case["bias"] else None
+    grad = values(*shape, seed=3).to(dtype)
+    expected = truth(exact[0], exact[1], bias)
+    expected_grads = torch.autograd.grad(expected, exact, grad.double())
+
+    inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in exact]
+    x = inputs[0] if case["contiguous"] else inputs[0].contiguous(memory_format=torch.channels_last)
+    found = depthwise_conv2d(x, inputs[1], inputs[2] if case["bias"] else None, backend=backend)
+    grads = torch.autograd.grad(found, inputs, grad)
+    assert found.dtype == dtype
+    assert_near(found, expected, ROUNDING[dtype], "output")
+    for name, tolerance, actual, wanted in zip(
+        ("x", "weight", "bias"), (ROUNDING[dtype], SUMMED[dtype], SUMMED[dtype]), grads, expected_grads, strict=False
+    ):
+        assert actual.dtype == dtype
+        assert_near(actual, wanted, tolerance, f"gradient of {name}")
+
+
+def test_under_autocast_it_computes_in_bfloat16() -> None:
+    x, weight = values(2, 4, 5, 5).float(), values(4, 1, 3, 3).float().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = depthwise_conv2d(x, weight)
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert weight.grad is not None and weight.grad.dtype == torch.float32
+
+
+def test_other_kernels_are_served_by_the_reference() -> None:
+    x, weight = values(2, 4, 5, 5).float(), values(4, 1, 9, 9).float()
+    assert torch.equal(depthwise_conv2d(x, weight), truth(x, weight, None))
+    with pytest.raises(RuntimeError, match=r"it knows kernels of \(3, 5, 7\), weight is \(4, 1, 9, 9\)"):
+        depthwise_conv2d(x, weight, backend="cpu")
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3, 3), (4, 1, 2, 2), (4, 1, 3, 5), (3, 1, 3, 3)])
+def test_kernels_that_do_not_fit_are_named(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"x has shape \(2, 4, 5, 5\) and weight .*; wanted \[N, C, H, W\]"):
+        depthwise_conv2d(torch.zeros(2, 4, 5, 5), torch.zeros(shape))
+
+
+@opcheck_warnings
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+def test_it_is_a_sound_op(dtype: torch.dtype) -> None:
+    x, weight, bias = (values(*shape, seed=len(shape)).to(dtype) for shape in ((2, 4, 5, 5), (4, 1, 3, 3), (4,)))
+    x = x.contiguous(memory_format=torch.channels_last)
+    inputs = [tensor.requires_grad_() for tensor in (x, weight, bias)]
+    torch.library.opcheck(torch.ops.spimm.depthwise_conv2d.default, tuple(inputs), test_utils=CHECKS)
+    arguments = (x.detach(), x.detach(), weight.detach())
+    torch.library.opcheck(torch.ops.spimm.depthwise_conv2d_grad_weight.default, arguments, test_utils=CHECKS)
