@@ -95,6 +95,13 @@ def _(module: ConvUnit) -> nn.Module:
 
 
 @fold_module.register
+def _(module: ConvNeuron) -> nn.Module:
+    """Folded already; a chain that was kept apart stays so."""
+    settings = {"pool": module.pool, "neuron": module.neuron, "adds_first": module.adds_first}
+    return ConvNeuron(module.conv, **settings, storage=module.storage)
+
+
+@fold_module.register
 def _(module: SpikeProduct) -> nn.Module:
     module.neuron, module.scale = scale_threshold(module.neuron, module.scale), 1.0
     return module

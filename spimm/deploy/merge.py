@@ -58,13 +58,31 @@ class Chain:
             settings = {"stride": step.stride, "dilation": step.dilation, "groups": step.groups}
             return replace(self, weight=step.weight, bias=bias, convolutions=1, **settings)
         groups = math.gcd(self.groups, step.groups)
+        if (weight := self._beside_depthwise(step)) is not None:
+            groups = self.groups if step.groups == len(step.weight) else step.groups
+            return self._composed(weight, step, bias, groups)
         first = _regroup(_dilate(self.weight, self.dilation), self.groups, groups)
         second = _regroup(_dilate(step.weight, step.dilation), step.groups, groups)
-        rows = second.sum((-2, -1)).unflatten(0, (groups, -1))
+        return self._composed(_compose(first, second, groups, self.stride), step, bias, groups)
+
+    def _beside_depthwise(self, step: Convolve) -> Tensor | None:
+        """The joint kernel where one of two kernels is depth-wise and the other 1x1: products, without a sum."""
+        assert self.weight is not None
+        first, second = _dilate(self.weight, self.dilation), _dilate(step.weight, step.dilation)
+        if first[0, 0].numel() == 1 and self.stride == (1, 1) and second.shape[1] == 1 == len(second) // step.groups:
+            return second * first
+        if second[0, 0].numel() == 1 and first.shape[1] == 1 == len(first) // self.groups:
+            middle = first.view(step.groups, -1, *first.shape[2:])
+            return second * middle.repeat_interleave(len(second) // step.groups, 0)
+        return None
+
+    def _composed(self, weight: Tensor, step: Convolve, bias: Tensor, groups: int) -> "Chain":
+        assert self.bias is not None
+        rows = step.weight.sum((-2, -1)).unflatten(0, (step.groups, -1))
         return replace(
             self,
-            weight=_compose(first, second, groups, self.stride),
-            bias=bias + (rows @ self.bias.view(groups, -1, 1)).flatten(),
+            weight=weight,
+            bias=bias + (rows @ self.bias.view(step.groups, -1, 1)).flatten(),
             stride=(self.stride[0] * step.stride[0], self.stride[1] * step.stride[1]),
             dilation=(1, 1),
             groups=groups,
@@ -152,7 +170,9 @@ def _build(chain: Chain, row: Iterable[nn.Module], like: nn.Conv2d | None) -> nn
     assert chain.weight is not None and chain.bias is not None
     out_chans, width, *kernel = chain.weight.shape
     dtype, training = first.weight.dtype, first.training
-    conv = copy.copy(like or first)  # its class, whatever arguments that takes, and what it has set beside those of Conv2d
+    conv = copy.copy(
+        like or first
+    )  # its class, whatever arguments that takes, and what it has set beside those of Conv2d
     nn.Conv2d.__init__(
         conv,
         width * chain.groups,

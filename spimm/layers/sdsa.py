@@ -46,8 +46,8 @@ class ColumnMask(nn.Module):
     @staticmethod
     def joined(qkv: Tensor) -> Tensor:
         """k v and q, [T, B, 2C, H, W]."""
-        q, k, v = qkv.chunk(3, dim=2)
-        return torch.cat((k * v, q), dim=2)
+        q, k, v = qkv.movedim(2, -1).chunk(3, dim=-1)
+        return torch.cat((k * v, q), dim=-1).movedim(-1, 2)
 
 
 class SoftmaxProduct(nn.Module):

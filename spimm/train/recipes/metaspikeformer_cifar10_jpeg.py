@@ -16,7 +16,7 @@ RECIPE = Recipe(
     model="metaspikeformer_cifar",
     data="npz:cifar10_jpeg.npz",
     augment=Augment(pad=4, flip=True),
-    epochs=10,
+    epochs=6,
     batch_size=64,
     lr=6e-3,
     warmup_epochs=1,

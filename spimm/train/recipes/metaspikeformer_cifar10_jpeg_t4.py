@@ -15,7 +15,7 @@ RECIPE = replace(
     name="metaspikeformer_cifar10_jpeg_t4",
     model_options={**ONE_STEP.model_options, "num_steps": 4},
     init_from="runs/metaspikeformer_cifar10_jpeg",
-    epochs=2,
+    epochs=1,
     warmup_epochs=0,
     lr=2e-4,
 )

@@ -17,7 +17,7 @@ RECIPE = Recipe(
     data="events:nmnist_small.npz",
     frames=4,
     augment=Augment(pad=3),
-    epochs=30,
+    epochs=50,
     batch_size=32,
     lr=6e-3,
     warmup_epochs=2,
