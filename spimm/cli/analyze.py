@@ -11,6 +11,7 @@ from spimm.analyze import energy, plot, save_plot
 from spimm.analyze import purity as purity_of
 from spimm.cli.console import wide_console
 from spimm.cli.subject import SubjectOptions
+from spimm.deploy import cost_table
 
 
 def analyze(
@@ -53,6 +54,8 @@ def analyze(
         )
     console = wide_console()
     console.print(result.trace.table())
+    if loaded.merge_costs:
+        console.print(cost_table(loaded.merge_costs))
     if purity:
         console.print(purity_of(result.trace).table())
     for report in reports.values():

@@ -9,7 +9,7 @@ import tyro
 from torch import nn
 
 from spimm.data import ImageData, Loader
-from spimm.deploy import fold
+from spimm.deploy import Merge, MergeCost, fold, merge_costs
 from spimm.models import load_weights, model_card
 from spimm.train import Recipe, build_data, build_loader, build_model, load_run
 
@@ -21,6 +21,8 @@ class Subject:
     model: nn.Module
     recipe: Recipe
     data: ImageData
+    merge_costs: tuple[MergeCost, ...] = ()
+    """Of the rows of convolutions that were folded."""
 
     def test_loader(self) -> Loader:
         """Test images in order, normalised as in training."""
@@ -47,6 +49,8 @@ class SubjectOptions:
     """time steps, and frames of events, if not those of training"""
     fold: bool = False
     """fold batch norms into convolutions first, for bf16 with weights in bf16"""
+    merge: Merge = "cheaper"
+    """with --fold: rows of convolutions (RepConv, SepConv) made one dense convolution, split, or what is cheaper"""
 
     def load(self, batch_size: int, *, precision: str = "fp32") -> Subject:
         """The model, folded if asked, and its data. Raises ValueError unless one of run and model is given."""
@@ -54,10 +58,12 @@ class SubjectOptions:
             raise ValueError("give either the folder of a training run or --model NAME")
         options = {} if self.num_steps is None else {"num_steps": self.num_steps}
         subject = self._named(self.model, options) if self.model is not None else self._trained(options)
+        costs = merge_costs(subject.model) if self.fold else []
         if self.fold:
-            folded = fold(subject.model, dtype=torch.bfloat16 if precision == "bf16" else None)
+            folded = fold(subject.model, dtype=torch.bfloat16 if precision == "bf16" else None, merge=self.merge)
             subject = replace(subject, model=folded)
-        return replace(subject, recipe=replace(subject.recipe, batch_size=batch_size))
+        recipe = replace(subject.recipe, batch_size=batch_size)
+        return replace(subject, recipe=recipe, merge_costs=tuple(costs))
 
     def _trained(self, options: dict[str, Any]) -> Subject:
         assert self.run is not None

@@ -1,4 +1,4 @@
-"""The two forms of a chain of convolutions in inference, one dense convolution or the chain itself, and what each costs.
+"""The two forms of a chain of convolutions in inference, one dense convolution or the chain itself, and their costs.
 
 The first convolution of a chain sees spikes, which cause additions; the others see real values and multiply. A dense
 form has many more weights, all of them behind spikes: it is cheaper where few neurons fire or a multiplication is dear.
@@ -7,10 +7,12 @@ form has many more weights, all of them behind spikes: it is cheaper where few n
 import copy
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from rich.table import Table
 from torch import nn
 
 from spimm.deploy.linear import Pad, Step, linear_steps, norm_scale
@@ -81,6 +83,19 @@ def _dense_weights(chain: list[nn.Conv2d]) -> int:
     reach = [sum(conv.kernel_size[axis] - 1 for conv in chain) for axis in (0, 1)]
     groups = math.gcd(*(conv.groups for conv in chain))
     return chain[0].in_channels // groups * chain[-1].out_channels * (reach[0] + 1) * (reach[1] + 1)
+
+
+def cost_table(costs: Sequence[MergeCost]) -> Table:
+    """One row a chain, for a terminal: the weights and the costs of both forms."""
+    caption = f"additions per place of the output at rate {costs[0].rate}, a multiplication as {costs[0].mac_cost}"
+    table = Table(title="rows of convolutions: one dense convolution, or split", caption=caption)
+    table.add_column("unit", no_wrap=True)
+    for heading in ("weights dense", "split", "cost dense", "split", "cheaper"):
+        table.add_column(heading, justify="right")
+    for cost in costs:
+        weights = f"{cost.dense:,}", f"{cost.split_additions + cost.split_multiplications:,}"
+        table.add_row(cost.name, *weights, f"{cost.dense_cost:,.0f}", f"{cost.split_cost:,.0f}", cost.cheaper)
+    return table
 
 
 def choose_forms(model: nn.Module, merge: Merge, *, rate: float, mac_cost: float) -> None:
