@@ -1,9 +1,10 @@
-"""Cases of whole networks: a training step and inference of QKFormer, fp32 and bf16 autocast, folded for inference.
+"""Cases of whole networks: a training step and inference, fp32 and bf16 autocast, folded for inference.
 
 Rates are of the convolutions' and products' operations, which are the same for every side, over the whole call.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -19,12 +20,19 @@ from spimm.bench.workload import (
     cifar,
     imagenet,
     inference_run,
+    meta_cifar,
+    meta_imagenet,
     training_step,
 )
-from spimm.deploy import fold
+from spimm.deploy import Merge, fold
 
 NUM_STEPS_224 = (4, 1)
 FOLDED = "spimm folded"
+META_TRAINING, META_INFERENCE = 5.0, 8.0
+"""Goals of Meta-SpikeFormer: our best over the peer's fp32."""
+META_FORMS: tuple[Merge, ...] = ("dense", "split")
+OPTIMIZER = {"optimizer": "AdamW, fused"}
+OFFICIAL = "SpikingJelly's own qkformer_10_384"
 
 
 def step_name(num_steps: int | None) -> str:
@@ -71,24 +79,30 @@ def _add_training(found: _Sides, work: Workload, suffix: str) -> None:
     found.checks.append(lambda: _suffixed(work.check(found.options.libraries), suffix))
 
 
-def _add_inference(found: _Sides, work: Workload, suffix: str) -> None:
-    """The networks timed are those of the check."""
+def _add_inference(found: _Sides, work: Workload, suffix: str, forms: Sequence[Merge] = ()) -> None:
+    """The networks timed are those of the check. Also in bf16: `forms`, ways to fold rows of convolutions."""
     images, labels = work.batch()
     networks = work.exact_networks(found.options.libraries, images)
     flops = work.flops(training=False)
     for library, network in networks.items():
         for precision in PRECISIONS:
             found.add(library, precision, suffix, inference_run(network, images, precision), flops)
-    folded = fold(networks["spimm"])
-    found.add(FOLDED, "fp32", suffix, inference_run(folded, images, "fp32"), flops)
-    stored = inference_run(fold(networks["spimm"], dtype=torch.bfloat16), images, "fp32")
-    found.add(FOLDED, "bf16", suffix, stored, flops)
+    ours = networks["spimm"]
+    named: dict[str, Merge] = {FOLDED: "cheaper"}
+    named.update({f"{FOLDED} {form}": form for form in forms})
+    folded = {name: fold(ours, merge=form) for name, form in named.items()}
+    found.add(FOLDED, "fp32", suffix, inference_run(folded[FOLDED], images, "fp32"), flops)
+    for name, form in named.items():
+        stored = fold(ours, dtype=torch.bfloat16, merge=form)
+        found.add(name, "bf16", suffix, inference_run(stored, images, "fp32"), flops)
 
     def check() -> dict[str, float]:
         differences = check_networks(networks, images, labels)
         with torch.no_grad():
-            logits, expected = folded(images), networks["spimm"](images)
-        differences["logits, folded"] = near(logits, expected, tolerance=LOGITS_TOLERANCE, what="logits, folded")
+            expected = ours(images)
+            for name, network in folded.items():
+                what = name.replace("spimm", "logits,")
+                differences[what] = near(network(images), expected, tolerance=LOGITS_TOLERANCE, what=what)
         return differences
 
     found.checks.append(lambda: _suffixed(check(), suffix))
@@ -108,7 +122,7 @@ def train_step(options: Options) -> Plan:
         Ratio("spikingjelly fp32", "spimm bf16", 7.0),
         Ratio("spikingjelly bf16", "spimm bf16", 3.5),
     ]
-    return found.plan(work.setting() | {"optimizer": "AdamW, fused"}, ratios, repeats=7)
+    return found.plan(work.setting() | OPTIMIZER, ratios, repeats=7)
 
 
 @register_case("inference", "inference of QKFormer 4-384, eval mode, no gradients")
@@ -126,27 +140,79 @@ def inference(options: Options) -> Plan:
     return found.plan(work.setting(), ratios, repeats=10)
 
 
-def _at_224(options: Options, add: Callable[[_Sides, Workload, str], None], best: str, *, repeats: int) -> Plan:
-    found, ratios = _Sides(options), []
+def _ratios(best: str, goal: float, suffix: str = "") -> list[Ratio]:
+    """The peer's fp32 over ours, over our best, which has the goal, and its bf16 over our best."""
+    return [
+        Ratio(f"spikingjelly fp32{suffix}", f"spimm fp32{suffix}"),
+        Ratio(f"spikingjelly fp32{suffix}", f"{best}{suffix}", goal),
+        Ratio(f"spikingjelly bf16{suffix}", f"{best}{suffix}"),
+    ]
+
+
+def _at_224(
+    options: Options,
+    workload: Callable[[bool, int], Workload],
+    add: Callable[[_Sides, Workload, str], None],
+    ratios: Callable[[str], list[Ratio]],
+    *,
+    repeats: int,
+    **setting: object,
+) -> Plan:
+    """`workload` for each number of steps, `ratios` for each suffix of sides' names."""
+    found, wanted = _Sides(options), []
     for num_steps in NUM_STEPS_224:
         suffix = step_name(num_steps)
-        add(found, imagenet(options.quick, num_steps), suffix)
-        ratios += [
-            Ratio(f"spikingjelly fp32{suffix}", f"spimm fp32{suffix}"),
-            Ratio(f"spikingjelly fp32{suffix}", f"{best}{suffix}", 5.0),
-            Ratio(f"spikingjelly bf16{suffix}", f"{best}{suffix}"),
-        ]
-    setting = imagenet(options.quick, NUM_STEPS_224[0]).setting() | {"num_steps": list(NUM_STEPS_224)}
-    return found.plan(setting | {"peer": "SpikingJelly's own qkformer_10_384"}, ratios, repeats=repeats)
+        add(found, workload(options.quick, num_steps), suffix)
+        wanted += ratios(suffix)
+    settled = workload(options.quick, NUM_STEPS_224[0]).setting() | {"num_steps": list(NUM_STEPS_224)}
+    return found.plan(settled | setting, wanted, repeats=repeats)
 
 
 @register_case("train_step_224", "training step of QKFormer 10-384 at 224x224, T = 4 and T = 1")
 def train_step_224(options: Options) -> Plan:
     """Goal: our bf16 5 times as fast as SpikingJelly's own network in fp32."""
-    return _at_224(options, _add_training, "spimm bf16", repeats=5)
+    ratios = partial(_ratios, "spimm bf16", 5.0)
+    return _at_224(options, imagenet, _add_training, ratios, repeats=5, peer=OFFICIAL)
 
 
 @register_case("inference_224", "inference of QKFormer 10-384 at 224x224, T = 4 and T = 1")
 def inference_224(options: Options) -> Plan:
     """Goal: folded in bf16, 5 times as fast as SpikingJelly's own network in fp32."""
-    return _at_224(options, _add_inference, f"{FOLDED} bf16", repeats=7)
+    ratios = partial(_ratios, f"{FOLDED} bf16", 5.0)
+    return _at_224(options, imagenet, _add_inference, ratios, repeats=7, peer=OFFICIAL)
+
+
+@register_case("meta_train_step", "training step of the small Meta-SpikeFormer for 32x32, T = 4")
+def meta_train_step(options: Options) -> Plan:
+    """Goal: our bf16 5 times as fast as the peer in fp32."""
+    work, found = meta_cifar(options.quick), _Sides(options)
+    _add_training(found, work, "")
+    return found.plan(work.setting() | OPTIMIZER, _ratios("spimm bf16", META_TRAINING), repeats=7)
+
+
+@register_case("meta_inference", "inference of the small Meta-SpikeFormer for 32x32, T = 4")
+def meta_inference(options: Options) -> Plan:
+    """Goal: folded in bf16, 8 times as fast as the peer in fp32."""
+    work, found = meta_cifar(options.quick), _Sides(options)
+    _add_inference(found, work, "", META_FORMS)
+    return found.plan(work.setting(), _meta_inference_ratios(), repeats=10)
+
+
+@register_case("meta_train_step_224", "training step of Meta-SpikeFormer 15.1M at 224x224, T = 4 and T = 1")
+def meta_train_step_224(options: Options) -> Plan:
+    """Goal as `meta_train_step`."""
+    ratios = partial(_ratios, "spimm bf16", META_TRAINING)
+    return _at_224(options, meta_imagenet, _add_training, ratios, repeats=5, **OPTIMIZER)
+
+
+@register_case("meta_inference_224", "inference of Meta-SpikeFormer 15.1M at 224x224, T = 4 and T = 1")
+def meta_inference_224(options: Options) -> Plan:
+    """Goal as `meta_inference`."""
+    add = partial(_add_inference, forms=META_FORMS)
+    return _at_224(options, meta_imagenet, add, _meta_inference_ratios, repeats=7)
+
+
+def _meta_inference_ratios(suffix: str = "") -> list[Ratio]:
+    names = [f"{FOLDED} fp32", *(f"{FOLDED} {form} bf16" for form in META_FORMS)]
+    others = [Ratio(f"spikingjelly fp32{suffix}", f"{name}{suffix}") for name in names]
+    return _ratios(f"{FOLDED} bf16", META_INFERENCE, suffix) + others

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from spimm.bench import peers
 from spimm.bench.agreement import Mismatch, near
@@ -19,10 +19,13 @@ from spimm.bench.exact import exact_image, make_exact
 from spimm.bench.precision import compute_in
 from spimm.kernels import use_backend
 from spimm.models import create_model
-from spimm.models.qkformer import QKFormer
+from spimm.models.hierarchy import HierarchicalModel
+from spimm.models.settings import ModelConfig
 
 CIFAR_MODEL = "qkformer_4_384_cifar"
 IMAGENET_MODEL = "qkformer_10_384"
+META_CIFAR_MODEL = "metaspikeformer_cifar"
+META_IMAGENET_MODEL = "metaspikeformer_15m"
 LEARNING_RATE = 1e-3
 LOGITS_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4
@@ -43,16 +46,13 @@ class Workload:
     model: str = CIFAR_MODEL
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Options of ours that change no output, such as how activations are kept."""
+    peer: type[peers.PeerNetwork] = peers.PeerQKFormer
+    """The same network of SpikingJelly's; it is built from the configuration of ours."""
 
-    @property
-    def official(self) -> bool:
-        """Whether the peer is SpikingJelly's own network; else it is built from its neuron and torch's layers."""
-        return self.model == IMAGENET_MODEL
-
-    def ours(self) -> QKFormer:
+    def ours(self) -> HierarchicalModel:
         """Our network with random weights."""
         network = create_model(self.model, **self.options, **self.extra)
-        assert isinstance(network, QKFormer)
+        assert isinstance(network, HierarchicalModel)
         return network
 
     def network(self, library: str) -> nn.Module:
@@ -60,23 +60,21 @@ class Workload:
         if library == "spimm":
             return self.ours()
         config = replace(self, extra={}).ours().config
-        return peers.official_qkformer(config) if self.official else peers.PeerQKFormer(config)
+        assert isinstance(config, ModelConfig)
+        return self.peer(config)
 
     def exact_networks(self, libraries: tuple[str, ...], images: Tensor) -> dict[str, nn.Module]:
         """Networks of equal weights, in eval mode, whose neurons fire on these images; arithmetic is exact."""
         ours = self.ours()
         networks: dict[str, nn.Module] = {"spimm": ours}
-        if self.official:
-            for name, parameter in ours.named_parameters():
-                if name.endswith("proj.conv.bias"):
-                    nn.init.zeros_(parameter)  # SpikingJelly has none
+        for name, parameter in ours.named_parameters():
+            if name.endswith(self.peer.lacks):
+                nn.init.zeros_(parameter)
         make_exact(ours, images, torch.Generator().manual_seed(0))
         if "spikingjelly" in libraries:
             peer = networks["spikingjelly"] = self.network("spikingjelly")
-            if isinstance(peer, peers.OfficialQKFormer):
-                peers.load_official(peer, ours.state_dict())
-            else:
-                peer.load_state_dict(peers.peer_tensors(ours.state_dict()))
+            assert isinstance(peer, peers.PeerNetwork)
+            peer.load(ours.state_dict())
             peer.eval()
         return networks
 
@@ -98,7 +96,8 @@ class Workload:
         """
         images, labels = replace(self, batch_size=1).batch()
         network = replace(self, extra={}).ours().eval()
-        with use_backend("reference"), FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
+        counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward_flops})
+        with use_backend("reference"), counter, torch.set_grad_enabled(training):
             loss = cross_entropy(network(images), labels)
             if training:
                 loss.backward()
@@ -107,6 +106,14 @@ class Workload:
     def setting(self) -> dict[str, object]:
         settled = {"model": self.model, **self.options, **self.extra}
         return settled | {"batch_size": self.batch_size, "image": [3, self.size, self.size]}
+
+
+def _backward_flops(
+    grad_shape: list[int], x_shape: list[int], weight_shape: list[int], *settings: Any, **_: Any
+) -> int:
+    """As much as forward for each of input and weights that has a gradient; torch's own count ignores groups."""
+    of_input, of_weight, _ = settings[-1]
+    return conv_flop_count(x_shape, weight_shape, grad_shape) * (of_input + of_weight)
 
 
 def cifar(quick: bool, **changes: Any) -> Workload:
@@ -122,8 +129,30 @@ def imagenet(quick: bool, num_steps: int) -> Workload:
     options: dict[str, Any] = {"num_steps": num_steps}
     if quick:
         options |= {"embed_dim": 16, "num_heads": 2, "depths": (1, 1, 1), "num_classes": 10}
-        return Workload(options, batch_size=2, size=32, model=IMAGENET_MODEL)
-    return Workload(options, batch_size=2, size=224, model=IMAGENET_MODEL)
+        return Workload(options, batch_size=2, size=32, model=IMAGENET_MODEL, peer=peers.OfficialQKFormer)
+    return Workload(options, batch_size=2, size=224, model=IMAGENET_MODEL, peer=peers.OfficialQKFormer)
+
+
+def meta_cifar(quick: bool) -> Workload:
+    """Small Meta-SpikeFormer with 16 images of 32x32 and 4 steps, or a tiny one."""
+    if quick:
+        return _tiny_meta(META_CIFAR_MODEL, num_steps=2, size=16)
+    options = {"num_steps": 4}
+    return Workload(options, batch_size=16, size=32, model=META_CIFAR_MODEL, peer=peers.PeerMetaSpikeFormer)
+
+
+def meta_imagenet(quick: bool, num_steps: int) -> Workload:
+    """Meta-SpikeFormer of 15.1 M parameters with 2 images of 224x224, or a tiny one."""
+    if quick:
+        return _tiny_meta(META_IMAGENET_MODEL, num_steps=num_steps, size=32)
+    options = {"num_steps": num_steps}
+    return Workload(options, batch_size=2, size=224, model=META_IMAGENET_MODEL, peer=peers.PeerMetaSpikeFormer)
+
+
+def _tiny_meta(model: str, *, num_steps: int, size: int) -> Workload:
+    options = {"widths": (8, 16, 16, 32, 48), "depths": (1,) * 5, "num_heads": 4, "num_classes": 10}
+    options |= {"num_steps": num_steps}
+    return Workload(options, batch_size=2, size=size, model=model, peer=peers.PeerMetaSpikeFormer)
 
 
 def check_networks(networks: Mapping[str, nn.Module], images: Tensor, labels: Tensor) -> dict[str, float]:
@@ -136,8 +165,8 @@ def check_networks(networks: Mapping[str, nn.Module], images: Tensor, labels: Te
     if float((logits - logits[:1]).abs().max()) < 1e-4:
         raise Mismatch("the network is silent: its logits are the same for every image")
     if peer is not None:
-        rename = peers.official_tensors if isinstance(peer, peers.OfficialQKFormer) else peers.peer_tensors
-        gradients = rename(gradients)
+        assert isinstance(peer, peers.PeerNetwork)
+        gradients = peer.tensors(gradients)
         expected_logits, expected = _logits_and_gradients(peer, images, labels)
         assert gradients.keys() <= expected.keys()
     else:

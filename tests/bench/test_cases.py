@@ -21,9 +21,11 @@ from spimm.bench import (
     register_case,
     registry,
     run_case,
+    scaling_attention,
 )
 from spimm.bench.environment import PEERS
 from spimm.bench.fresh import Trained, forget_peak, in_fresh_process, resident
+from spimm.layers import SDSA
 
 QUICK = Options(quick=True)
 GOALS = {
@@ -38,6 +40,12 @@ GOALS = {
     ("train_step", "spikingjelly bf16", "spimm bf16"): 3.5,
     ("inference", "spikingjelly fp32", "spimm fp32"): 2.5,
     ("inference", "spikingjelly fp32", "spimm folded bf16"): 10.0,
+    ("meta_train_step", "spikingjelly fp32", "spimm bf16"): 5.0,
+    ("meta_inference", "spikingjelly fp32", "spimm folded bf16"): 8.0,
+    ("meta_train_step_224", "spikingjelly fp32 T=4", "spimm bf16 T=4"): 5.0,
+    ("meta_train_step_224", "spikingjelly fp32 T=1", "spimm bf16 T=1"): 5.0,
+    ("meta_inference_224", "spikingjelly fp32 T=4", "spimm folded bf16 T=4"): 8.0,
+    ("meta_inference_224", "spikingjelly fp32 T=1", "spimm folded bf16 T=1"): 8.0,
     ("first_step", "spimm fp32 steady step", "spimm fp32 first step"): 1 / 1.5,
     ("first_step", "spimm bf16 steady step", "spimm bf16 first step"): 1 / 1.5,
 }
@@ -69,7 +77,9 @@ def test_a_quick_run_of_every_case_gives_a_full_record(name: str) -> None:
     assert all(rate.share.median == 1 for rate in record.rates if rate.side in limits)
 
 
-@pytest.mark.parametrize("name", ["norm_lif", "lif", "token_mask", "train_step", "inference", "scaling_width"])
+@pytest.mark.parametrize(
+    "name", ["norm_lif", "lif", "token_mask", "train_step", "inference", "scaling_width", "meta_inference"]
+)
 def test_without_peers_ours_alone_is_checked_and_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for library in ("spikingjelly.activation_based", "snntorch", "norse"):
         monkeypatch.setitem(sys.modules, library, None)
@@ -151,6 +161,17 @@ def test_a_kernel_with_a_wrong_gradient_is_not_measured(monkeypatch: pytest.Monk
     )
     with pytest.raises(Mismatch, match="spimm fp32: gradient of x"):
         run_case("norm_lif", Options(peers=False, quick=True))
+
+
+@pytest.mark.parametrize("kind", SDSA)
+def test_an_attention_that_is_not_what_the_paper_writes_is_not_measured(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = scaling_attention.DRIVES[kind]
+    plan = find_case("scaling_attention").prepare(QUICK)
+    monkeypatch.setitem(scaling_attention.DRIVES, kind, lambda q, k, v: right(q, k, v) / 4)
+    with pytest.raises(Mismatch, match=f"spikes of {kind}"):
+        plan.check()
 
 
 def test_one_function_adds_a_case_and_its_ratios_are_summed_up_by_the_runner(no_new_cases: None) -> None:

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from spimm.bench import Mismatch, peers
-from spimm.bench.exact import exact_image, make_exact
+from spimm.bench.exact import LEAST_RATE, exact_image, make_exact
+from spimm.bench.peers import metaspikeformer as peer_metaspikeformer
 from spimm.bench.peers import qkformer as peer_qkformer
-from spimm.bench.workload import CIFAR_MODEL, Workload, check_networks, imagenet
+from spimm.bench.workload import CIFAR_MODEL, Workload, check_networks, imagenet, meta_cifar, meta_imagenet
+from spimm.layers import SpikingAttention
 from spimm.models import create_model
 from spimm.models.qkformer import QKFormer, QKFormerConfig
 
@@ -62,6 +64,35 @@ def test_exact_weights_make_norms_divide_by_powers_of_two() -> None:
         assert norm.momentum == 0.1
 
 
+@pytest.mark.parametrize("work", [meta_cifar(True), meta_imagenet(True, 1)], ids=lambda work: work.model)
+def test_exact_weights_let_every_attention_fire(work: Workload) -> None:
+    images, _ = work.batch()
+    model = work.exact_networks(("spimm",), images)["spimm"]
+    rates: list[float] = []
+    for module in model.modules():
+        if isinstance(module, SpikingAttention):
+            module.core.register_forward_hook(lambda _, __, spikes: rates.append(float(spikes.float().mean())))
+    with torch.no_grad():
+        model(images)
+    assert rates and min(rates) >= LEAST_RATE / 2
+
+
+@pytest.mark.parametrize("num_steps", [1, 4])
+def test_with_exact_weights_float32_rounds_nothing_in_rows_of_convolutions_either(num_steps: int) -> None:
+    work = meta_imagenet(True, num_steps)
+    images, _ = work.batch()
+    model = work.exact_networks(("spimm",), images)["spimm"]
+    with torch.no_grad():
+        features = model.forward_features(images)
+        for norm in model.double().modules():
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                assert norm.running_var is not None
+                norm.running_var.copy_(torch.exp2(torch.log2(norm.running_var + norm.eps).round()))
+                norm.eps = 0.0
+        assert torch.equal(model.forward_features(images.double()), features.double())
+    assert features.unique().numel() > 100 and features.abs().max() < 100
+
+
 class TestWithSpikingJelly:
     @pytest.fixture(autouse=True)
     def needs_the_peer(self) -> None:
@@ -86,7 +117,7 @@ class TestWithSpikingJelly:
         assert isinstance(ours, QKFormer)
         make_exact(ours, images, generator)
         peer = peers.PeerQKFormer(ours.config).eval()
-        peer.load_state_dict(peers.peer_tensors(ours.state_dict()))
+        peer.load(ours.state_dict())
         with torch.no_grad():
             logits = ours(images)
             torch.testing.assert_close(logits, peer(images), rtol=0, atol=1e-6)
@@ -113,7 +144,7 @@ class TestWithSpikingJelly:
 
     def test_the_peers_own_network_is_built_as_it_builds_it(self) -> None:
         config = imagenet(False, 4).ours().config
-        ours = peers.official_qkformer(config).network.state_dict()
+        ours = peers.OfficialQKFormer(config).network.state_dict()
         theirs = peers.spikingjelly().qkformer.qkformer_10_384().state_dict()
         assert {name: value.shape for name, value in ours.items()} == {k: v.shape for k, v in theirs.items()}
 
@@ -131,3 +162,53 @@ class TestWithSpikingJelly:
         assert any("Checkpoint" in type(module).__name__ for module in network.modules())
         for left, right in zip(before, gradients(), strict=True):
             torch.testing.assert_close(left, right)
+
+
+class TestMetaSpikeFormerWithSpikingJelly:
+    @pytest.fixture(autouse=True)
+    def needs_the_peer(self) -> None:
+        pytest.importorskip("spikingjelly")
+
+    def test_the_peer_has_the_published_number_of_parameters(self) -> None:
+        network = meta_imagenet(False, 1).network("spikingjelly")
+        assert sum(p.numel() for p in network.parameters()) == 15_112_208
+
+    @pytest.mark.parametrize("work", [meta_cifar(True), meta_imagenet(True, 1), meta_imagenet(True, 4)])
+    def test_logits_are_equal_and_gradients_nearly_so_with_copied_weights(self, work: Workload) -> None:
+        found = work.check(("spimm", "spikingjelly"))
+        assert found["logits"] == 0
+        assert found["largest of all gradients"] < 1e-4
+
+    def test_batches_have_the_same_statistics_in_training(self) -> None:
+        """With weights of any kind, rounding may decide spikes behind the first neurons: their input is compared."""
+        work = meta_cifar(True)
+        images, _ = work.batch()
+        ours, peer = (work.network(library).train() for library in ("spimm", "spikingjelly"))
+        assert isinstance(peer, peers.PeerMetaSpikeFormer)
+        peer.load(ours.state_dict())
+        for network in (ours, peer):
+            network(images)
+        expected, found = peer.tensors(ours.state_dict()), peer.state_dict()
+        for name in ("running_mean", "running_var"):
+            key = f"stages.0.embed.norm.{name}"
+            torch.testing.assert_close(found[key], expected[key])
+        assert expected.keys() == found.keys()
+
+    def test_the_peer_keeps_nothing_between_batches(self) -> None:
+        work = meta_cifar(True)
+        images, _ = work.batch()
+        peer = work.exact_networks(("spimm", "spikingjelly"), images)["spikingjelly"]
+        with torch.no_grad():
+            assert torch.equal(peer(images), peer(images))
+
+    def test_another_scale_in_the_peers_attention_is_a_mismatch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        work = meta_cifar(True)
+        monkeypatch.setattr(peer_metaspikeformer, "SCALE", 0.5)
+        with pytest.raises(Mismatch, match="logits"):
+            work.check(("spimm", "spikingjelly"))
+
+    def test_a_peer_whose_repconv_is_padded_with_0_is_a_mismatch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        work = meta_cifar(True)
+        monkeypatch.setattr(peer_metaspikeformer.RepConv, "pad", lambda _, x: torch.nn.functional.pad(x, [1] * 4))
+        with pytest.raises(Mismatch, match="logits"):
+            work.check(("spimm", "spikingjelly"))

@@ -5,7 +5,7 @@ import pytest
 from spimm.bench import Series, Summary, Sweep, Work
 from spimm.bench.curves import curves_of
 from spimm.bench.rates import rates_of
-from spimm.bench.workload import Workload
+from spimm.bench.workload import Workload, meta_cifar
 
 
 def curve(y: list[float], x: tuple[float, ...] = (1, 2, 4, 8)):
@@ -48,3 +48,10 @@ def test_operations_are_those_of_the_products_counted_by_hand_and_grow_with_the_
     assert work.flops(training=False) == 3 * flops
     # Backward: as much for the weights and as much for the inputs, which the image does not need.
     assert work.flops(training=True) == 3 * (3 * flops - 2 * first)
+
+
+def test_the_backward_of_a_convolution_of_groups_counts_as_its_forward_does() -> None:
+    """Meta-SpikeFormer has depth-wise ones; all but the first convolution, at 16x16, need both gradients."""
+    work = meta_cifar(True)
+    first = 2 * (16 * 16) * (3 * 9 * 8)
+    assert work.flops(training=True) == 3 * work.flops(training=False) - work.batch_size * first

@@ -6,9 +6,11 @@ hard reset to 0, the derivative of sigmoid(4 u). Where a library writes it in ot
 
 from spimm.bench.peers.libraries import NORSE_MISSING, norse, snntorch, spikingjelly
 from spimm.bench.peers.memory import with_memopt
+from spimm.bench.peers.metaspikeformer import PeerMetaSpikeFormer
+from spimm.bench.peers.network import PeerNetwork
 from spimm.bench.peers.neurons import CompiledLIF, NorseLIF, PeerLIF, PeerNormLIF, PeerSpikes, SnnTorchLIF, lif_node
-from spimm.bench.peers.official import OfficialQKFormer, load_official, official_qkformer, official_tensors
-from spimm.bench.peers.qkformer import PeerQKFormer, peer_tensors
+from spimm.bench.peers.official import OfficialQKFormer
+from spimm.bench.peers.qkformer import PeerQKFormer
 
 __all__ = [
     "NORSE_MISSING",
@@ -16,16 +18,14 @@ __all__ = [
     "NorseLIF",
     "OfficialQKFormer",
     "PeerLIF",
+    "PeerMetaSpikeFormer",
+    "PeerNetwork",
     "PeerNormLIF",
     "PeerQKFormer",
     "PeerSpikes",
     "SnnTorchLIF",
     "lif_node",
-    "load_official",
     "norse",
-    "official_qkformer",
-    "official_tensors",
-    "peer_tensors",
     "snntorch",
     "spikingjelly",
     "with_memopt",

@@ -7,22 +7,23 @@ projection has none. With the former and ours of the latter at 0 the networks ar
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spimm.bench.peers.libraries import spikingjelly
+from spimm.bench.peers.network import PeerNetwork
 from spimm.models.qkformer import QKFormerConfig
 
 NUM_STAGES = 3
 
 
-class OfficialQKFormer(nn.Module):
-    """SpikingJelly's QKFormer from rest. Image [B, C, H, W] -> logits [B, num_classes]."""
+class OfficialQKFormer(PeerNetwork):
+    """SpikingJelly's QKFormer from rest; of our `qkformer_10_384` it is the one that it builds by that name."""
+
+    lacks = ("proj.conv.bias",)
 
     def __init__(self, config: QKFormerConfig):
-        super().__init__()
-        library = spikingjelly()
-        self.reset_net = library.functional.reset_net
-        self.network = library.qkformer.QKFormer(
+        super().__init__(config)
+        self.network = spikingjelly().qkformer.QKFormer(
             T=config.num_steps,
             in_channels=config.in_chans,
             num_classes=config.num_classes,
@@ -37,40 +38,31 @@ class OfficialQKFormer(nn.Module):
         self.reset_net(self)
         return self.network(image)
 
+    @torch.no_grad()
+    def load(self, ours: Mapping[str, Tensor]) -> None:
+        """Gives the network our weights and 0 for the biases that we lack."""
+        found = self.load_state_dict(self.tensors(ours), strict=False)
+        assert not found.unexpected_keys
+        for name in found.missing_keys:
+            assert name.endswith(".bias"), name
+            self.get_parameter(name).zero_()
 
-def official_qkformer(config: QKFormerConfig) -> OfficialQKFormer:
-    """The network of this configuration; of `qkformer_10_384` it is the one that SpikingJelly builds by that name."""
-    return OfficialQKFormer(config)
+    @staticmethod
+    def tensors(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of our QKFormer (weights or their gradients) under SpikingJelly's names."""
+        theirs: dict[str, Tensor] = {}
+        for key, value in ours.items():
+            words = key.split(".")
+            if words[0] == "head":
+                theirs[f"network.{key}"] = value
+            elif words[2] == "embed":
+                theirs[_embed(words)] = value
+            elif not key.endswith(OfficialQKFormer.lacks):
+                theirs[_block(words)] = value.squeeze(-1) if value.dim() == 4 else value
+        return theirs
 
 
 _UNITS = {"units.0": "1", "units.1": "2", "units.2": "3", "shortcut": "shortcut"}
-
-
-@torch.no_grad()
-def load_official(network: OfficialQKFormer, ours: Mapping[str, Tensor]) -> None:
-    """Gives the network our weights and 0 for the biases that we lack."""
-    found = network.load_state_dict(official_tensors(ours), strict=False)
-    assert not found.unexpected_keys
-    for name in found.missing_keys:
-        assert name.endswith(".bias"), name
-        network.get_parameter(name).zero_()
-
-
-def official_tensors(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of our QKFormer (weights or their gradients) under SpikingJelly's names.
-
-    Without the projection's bias, which SpikingJelly lacks; where ours is not 0 the networks differ.
-    """
-    theirs: dict[str, Tensor] = {}
-    for key, value in ours.items():
-        words = key.split(".")
-        if words[0] == "head":
-            theirs[f"network.{key}"] = value
-        elif words[2] == "embed":
-            theirs[_embed(words)] = value
-        elif not key.endswith("proj.conv.bias"):
-            theirs[_block(words)] = value.squeeze(-1) if value.dim() == 4 else value
-    return theirs
 
 
 def _embed(words: list[str]) -> str:

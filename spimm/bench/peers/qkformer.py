@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from spimm.bench.peers.libraries import spikingjelly
+from spimm.bench.peers.network import PeerNetwork, apart, renamed
 from spimm.bench.peers.neurons import lif_node
 from spimm.models.qkformer import QKFormerConfig
 
@@ -107,16 +107,14 @@ class Stage(nn.Module):
         return self.blocks(self.embed(x))
 
 
-class PeerQKFormer(nn.Module):
+class PeerQKFormer(PeerNetwork):
     """QKFormer in its CIFAR form. Image [B, C, H, W] -> logits [B, num_classes]. Zhou et al. 2024, sections 3.3-3.5.
 
     Of the configuration it reads widths, depths, heads, MLP ratio, kinds of attention, steps, channels and classes.
     """
 
     def __init__(self, config: QKFormerConfig):
-        super().__init__()
-        self.reset_net = spikingjelly().functional.reset_net
-        self.num_steps = config.num_steps
+        super().__init__(config)
         stages = len(config.depths)
         widths = [config.in_chans, *(config.embed_dim // 2 ** (stages - 1 - i) for i in range(stages))]
         self.stages = nn.Sequential(*(Stage(i, widths[i], widths[i + 1], config) for i in range(stages)))
@@ -127,23 +125,18 @@ class PeerQKFormer(nn.Module):
         x = image.unsqueeze(0).repeat(self.num_steps, 1, 1, 1, 1)
         return self.head(self.stages(x).flatten(3).mean(3).mean(0))
 
+    @staticmethod
+    def tensors(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of our QKFormer (weights or their gradients) under the peer's names, q, k and v apart."""
+        theirs: dict[str, Tensor] = {}
+        for key, value in ours.items():
+            name, joined = renamed(key, _RENAMED), key.partition(".qkv.")
+            if not joined[1]:
+                theirs[name] = value
+                continue
+            rows, columns = ours[f"{joined[0]}.qkv.conv.weight"].shape[:2]
+            theirs |= apart(name, "qkv", "qkv"[: rows // columns], value)
+        return theirs
+
 
 _RENAMED = {".attention.branch.": ".attention.", ".mlp.branch.expand.": ".mlp.0.", ".mlp.branch.contract.": ".mlp.1."}
-
-
-def peer_tensors(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of our QKFormer (weights or their gradients) under the peer's names, q, k and v taken apart."""
-    theirs: dict[str, Tensor] = {}
-    for key, value in ours.items():
-        name = key
-        for old, new in _RENAMED.items():
-            name = name.replace(old, new)
-        prefix, joined, leaf = name.partition(".qkv.")
-        if not joined:
-            theirs[name] = value
-            continue
-        rows, columns = ours[f"{key.partition('.qkv.')[0]}.qkv.conv.weight"].shape[:2]
-        branches = "qkv"[: rows // columns]
-        pieces = value.chunk(len(branches)) if value.dim() else [value] * len(branches)
-        theirs |= {f"{prefix}.{branch}.{leaf}": piece for branch, piece in zip(branches, pieces, strict=True)}
-    return theirs
