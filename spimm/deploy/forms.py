@@ -132,7 +132,7 @@ def _(module: RepConv) -> list[nn.Conv2d]:
     """With the shift of the first norm left out, zeros surround its map; behind the next convolution it is a bias."""
     scale, expand, inner = norm_scale(module.expand_norm), copy.deepcopy(module.expand), module.depthwise
     expand.weight.mul_(scale.gain.view(-1, 1, 1, 1))
-    depthwise = nn.Conv2d(inner.in_channels, inner.out_channels, inner.kernel_size, padding=1, groups=inner.groups)
+    depthwise = nn.Conv2d(inner.in_channels, inner.out_channels, 3, padding=1, groups=inner.groups)
     depthwise = depthwise.to(inner.weight)
     depthwise.weight.copy_(inner.weight)
     depthwise.bias.copy_(scale.shift * inner.weight.double().sum((1, 2, 3)))  # type: ignore[union-attr]

@@ -1,7 +1,7 @@
 """Spike-driven self-attention: SDSA-1 to SDSA-4 and softmax attention to compare with. Yao et al. 2024, Fig. 3.
 
 q, k and v are spikes and come from one unit, of RepConvs or of 1x1 convolutions. T time, B batch, C channels, H W
-space, N = H W tokens, h heads, d = C / h. SN is the attention neuron, threshold 0.5. SDSA-3, with q (k^T v) at any
+space, N = H W tokens, h heads, d = C / h. SN is the attention neuron, threshold 0.5 for SDSA. SDSA-3, with q (k^T v) at any
 order of the products, is `attention.SpikeProduct`; SDSA-4 is the same with a threshold that is learnt.
 """
 
@@ -20,6 +20,9 @@ from spimm.layers.repconv import RepConv
 from spimm.layers.shortcut import Ending
 from spimm.neurons import Neuron
 
+SOFTMAX_THRESHOLD = 0.25
+"""Ours. Softmax attention gives means of v, at most 1, and a LIF at its first step takes half of its input: with 0.5 it
+would fire where every v is a spike."""
 SDSA = ("sdsa1", "sdsa2", "sdsa3", "sdsa4", "vsa")
 Projection = Literal["repconv", "linear"]
 
@@ -100,7 +103,7 @@ def sdsa(
     elif kind == "sdsa2":
         core = ChannelMask(attention_neuron_fn(threshold=ATTENTION_THRESHOLD))
     elif kind == "vsa":
-        core = SoftmaxProduct(num_heads, attention_neuron_fn(threshold=ATTENTION_THRESHOLD))
+        core = SoftmaxProduct(num_heads, attention_neuron_fn(threshold=SOFTMAX_THRESHOLD))
     else:
         learnt = {"learn_threshold": True} if kind == "sdsa4" else {}
         core = scaled_product(

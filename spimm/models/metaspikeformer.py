@@ -3,9 +3,10 @@
 T time, B batch, C channels, H W space, D width of the last stage, K classes.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -237,10 +238,21 @@ VARIANTS = {
     "metaspikeformer_18m_dvs": Variant(_DVS, 18_262_980, 224, None, "HAR-DVS 47.5 % in the paper"),
 }
 
-ABLATIONS: dict[str, tuple[dict[str, Any], float, float]] = {
-    "no_sep_conv": ({"sep_conv": False}, 30.9, 75.1),
-    "channel_mlp": ({"channel_kernel": 1}, 25.9, 73.4),
-    "stage1_2c": (
+
+class Ablation(NamedTuple):
+    """A row of the paper's ablation table: options of `metaspikeformer_31m`, and what is printed there."""
+
+    options: dict[str, Any]
+    params: float
+    """Millions of parameters."""
+    top1: float
+    """ImageNet, T = 1, %; nan did not converge."""
+
+
+ABLATIONS = {
+    "no_sep_conv": Ablation({"sep_conv": False}, 30.9, 75.1),
+    "channel_mlp": Ablation({"channel_kernel": 1}, 25.9, 73.4),
+    "stage1_2c": Ablation(
         {
             "widths": (96, 192, 384, 480),
             "depths": (2, 2, 6, 2),
@@ -250,22 +262,21 @@ ABLATIONS: dict[str, tuple[dict[str, Any], float, float]] = {
         31.8,
         75.2,
     ),
-    "linear_qkv": ({"qkv_conv": "linear"}, 27.2, 75.0),
-    "linear_proj": ({"proj_conv": "linear"}, 30.0, 75.3),
-    "sdsa1": ({"attention": "sdsa1"}, 31.3, 74.6),
-    "sdsa2": ({"attention": "sdsa2"}, 28.6, 74.2),
-    "sdsa4": ({"attention": "sdsa4"}, 31.3, 75.4),
-    "vanilla": ({"shortcut": "vanilla"}, 31.3, float("nan")),
-    "spike_add": ({"shortcut": "spike_add"}, 31.3, 73.5),
-    "no_pyramid": (
+    "linear_qkv": Ablation({"qkv_conv": "linear"}, 27.2, 75.0),
+    "linear_proj": Ablation({"proj_conv": "linear"}, 30.0, 75.3),
+    "sdsa1": Ablation({"attention": "sdsa1"}, 31.3, 74.6),
+    "sdsa2": Ablation({"attention": "sdsa2"}, 28.6, 74.2),
+    "sdsa4": Ablation({"attention": "sdsa4"}, 31.3, 75.4),
+    "vanilla": Ablation({"shortcut": "vanilla"}, 31.3, math.nan),
+    "spike_add": Ablation({"shortcut": "spike_add"}, 31.3, 73.5),
+    "no_pyramid": Ablation(
         {"widths": (48, 96, 192, 384), "depths": (1, 1, 2, 8), "strides": (2, 2, 2, 2), "blocks": _BASE.blocks[:4]},
         26.9,
         74.7,
     ),
-    "transformer": ({"blocks": "transformer"}, 26.2, 71.7),
+    "transformer": Ablation({"blocks": "transformer"}, 26.2, 71.7),
 }
-"""Rows of the paper's ablation table that we can build: options of `metaspikeformer_31m`, M parameters and ImageNet
-top-1 (%, T = 1) as printed there; nan did not converge. `blocks="conv"` gives a fully convolutional network as well, of
-which the paper's 36.0 M row is another form that it does not describe."""
+"""The rows that we can build. `blocks="conv"` gives a fully convolutional network as well; the paper's, of 36.0 M, has
+another form, which it does not describe."""
 
 register_variants("metaspikeformer", PAPER, MetaSpikeFormer, VARIANTS)

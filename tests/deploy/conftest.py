@@ -34,3 +34,9 @@ def tiny(**options: Any) -> nn.Module:
     """A QKFormer of 16 channels in its last stage, for images of 8x8 and more."""
     settings = {"embed_dim": 16, "num_heads": 2, "depths": (1, 1, 2), "num_steps": 3, **options}
     return settled(spimm.create_model("qkformer_4_384_cifar", **settings))
+
+
+def tiny_meta(**options: Any) -> nn.Module:
+    """A Meta-SpikeFormer of 32 channels in its last stage, for images of 8x8 and more."""
+    small = {"widths": (4, 8, 16, 16, 32), "depths": (1, 1, 1, 2, 1), "num_heads": 2, "num_steps": 3}
+    return settled(spimm.create_model("metaspikeformer_cifar", **{**small, **options}))

@@ -19,9 +19,10 @@ def load(name: str) -> dict[str, Any]:
     return json.loads((Path(__file__).parent / f"{name}.json").read_text())
 
 
-def state_dict(golden: dict[str, Any]) -> dict[str, Tensor]:
-    """Weights under the authors' keys."""
-    return {key: _tensor(key, tuple(shape), golden["seed"]) for key, shape in golden["keys"].items()}
+def state_dict(golden: dict[str, Any], dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """Weights under the authors' keys, rounded to `dtype`."""
+    tensors = {key: _tensor(key, tuple(shape), golden["seed"]) for key, shape in golden["keys"].items()}
+    return {key: x.to(dtype) if x.is_floating_point() else x for key, x in tensors.items()}
 
 
 def _tensor(key: str, shape: tuple[int, ...], seed: int) -> Tensor:

@@ -172,6 +172,19 @@ def test_a_shared_input_equals_the_repeated_one(backend: str) -> None:
     assert torch.equal(end, end_repeated)
 
 
+@pytest.mark.parametrize("backend", list_backends("lif"))
+def test_an_expanded_input_equals_the_repeated_one_and_keeps_its_memory_order(backend: str) -> None:
+    results = []
+    for repeat in (lambda x: x.expand(4, -1, -1, -1, -1), lambda x: x.repeat(4, 1, 1, 1, 1)):
+        x = laid_out(values(1, 2, 3, 4, 5, scale=2).float(), "channels_last").requires_grad_()
+        spikes, end = lif(repeat(x), Dynamics(), backend=backend)
+        (gradient,) = torch.autograd.grad((spikes * values(4, 2, 3, 4, 5, seed=2)).sum() + end.sum(), [x])
+        results.append([spikes, end, gradient])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+    assert results[0][0].movedim(2, -1).is_contiguous() or backend == "reference"
+
+
 def test_spikes_and_gradients_do_not_depend_on_the_number_of_threads(with_threads) -> None:
     x = values(4, 3, 33, 29, 31, scale=2).float().requires_grad_()
     results = []

@@ -21,6 +21,12 @@ def tiny(**options: Any) -> nn.Module:
     return lively(spimm.create_model("qkformer_4_384_cifar", **settings).eval())
 
 
+def tiny_meta(**options: Any) -> nn.Module:
+    """A Meta-SpikeFormer of 32 channels in its last stage, for images of 8x8 and more; neurons fire as in `tiny`."""
+    small = {"widths": (4, 8, 16, 16, 32), "depths": (1, 1, 1, 2, 1), "num_heads": 2, "num_steps": 3}
+    return lively(spimm.create_model("metaspikeformer_cifar", **{**small, **options}).eval())
+
+
 @torch.no_grad()
 def lively(model: nn.Module) -> nn.Module:
     """The model with norms so strong that its neurons fire with fresh statistics."""

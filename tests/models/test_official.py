@@ -9,20 +9,23 @@ from torch import Tensor, nn
 import spimm
 from spimm.models.official import official_keys
 
-from .conftest import lively, shapes_only, tiny
+from .conftest import lively, shapes_only, tiny, tiny_meta
 
 TINY = {"embed_dim": 16, "num_heads": 2, "num_steps": 3}
 NAMES = ["qkformer_4_384_cifar", "qkformer_10_384", "qkformer_2_256_dvs"]
+META_NAMES = [f"metaspikeformer_{size}" for size in ("15m", "31m", "55m", "124m")]
+TINY_META = {"widths": (4, 8, 16, 16, 32), "num_heads": 2, "num_steps": 3}
 
 
-def official(model: nn.Module) -> dict[str, Tensor]:
+def official(model: nn.Module, family: str = "qkformer") -> dict[str, Tensor]:
     """The model's weights as its authors' checkpoint would hold them."""
     tensors: dict[str, Tensor] = {}
     own = model.state_dict()
-    for ours, theirs in official_keys(model, "qkformer").items():
+    flat_layers = {"qkformer": ("tssa", "ssa", "attn"), "metaspikeformer": ("mlp",)}[family]
+    for ours, theirs in official_keys(model, family).items():
         parts = own[ours].chunk(len(theirs)) if own[ours].dim() else [own[ours]] * len(theirs)
         for name, part in zip(theirs, parts, strict=True):
-            flat = "mlp" not in name and "patch_embed" not in name and part.dim() == 4  # Conv1d in attention
+            flat = part.dim() == 4 and not set(flat_layers).isdisjoint(name.split("."))  # Conv1d
             tensors[name] = (part.squeeze(-1) if flat else part).contiguous().clone()
     return tensors
 
@@ -31,10 +34,10 @@ def tiny_of(name: str) -> nn.Module:
     return lively(spimm.create_model(name, **TINY)).eval()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + META_NAMES)
 def test_every_weight_has_its_place_and_none_is_named_twice(name: str) -> None:
     model = shapes_only(name)
-    keys = official_keys(model, "qkformer")
+    keys = official_keys(model, name.split("_")[0])
     assert keys.keys() == model.state_dict().keys()
     theirs = [key for parts in keys.values() for key in parts]
     assert len(theirs) == len(set(theirs))
@@ -62,10 +65,19 @@ def test_every_weight_has_its_place_and_none_is_named_twice(name: str) -> None:
              "stage1.0.tssa.q_conv.weight", "stage2.0.ssa.v_conv.weight"],
             ["patch_embed2.proj3_conv.weight", "patch_embed3.proj_conv.weight", "stage3.0.ssa.q_conv.weight"],
         ),
+        (
+            "metaspikeformer_15m",
+            ["downsample1_1.encode_conv.bias", "ConvBlock1_2.0.Conv.dwconv.weight", "ConvBlock2_2.0.bn2.running_var",
+             "downsample4.encode_bn.weight", "block3.5.attn.k_conv.0.body.1.bn.running_mean",
+             "block3.0.attn.q_conv.0.body.2.1.weight", "block4.1.attn.proj_conv.1.weight",
+             "block4.1.mlp.fc2_conv.bias"],
+            ["block3.6.attn.q_conv.1.weight", "block4.2.mlp.fc1_conv.bias", "ConvBlock1_1.0.conv1.bias",
+             "head_kd.weight", "downsample5.encode_conv.weight"],
+        ),
     ],
 )  # fmt: skip
 def test_keys_are_those_of_the_published_checkpoints(name: str, present: list[str], absent: list[str]) -> None:
-    theirs = {key for parts in official_keys(shapes_only(name), "qkformer").values() for key in parts}
+    theirs = {key for parts in official_keys(shapes_only(name), name.split("_")[0]).values() for key in parts}
     assert set(present) <= theirs
     assert not set(absent) & theirs
 
@@ -80,6 +92,43 @@ def test_weights_in_the_authors_form_give_the_same_outputs(name: str) -> None:
     assert model(x).std() > 0
     for key, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("name", META_NAMES)
+def test_checkpoints_of_every_size_of_metaspikeformer_fit(name: str) -> None:
+    tensors = official(shapes_only(name, num_classes=7, distillation=True), "metaspikeformer")
+    with torch.device("meta"):
+        loaded = spimm.load_official(name, tensors)
+    assert (loaded.head.out_features, loaded.distilled_head.out_features) == (7, 7)
+    assert loaded.config.widths == spimm.models.metaspikeformer.VARIANTS[name].config.widths
+
+
+@pytest.mark.parametrize("distillation", [False, True])
+@pytest.mark.parametrize("name", META_NAMES)
+def test_weights_in_the_form_of_the_authors_of_metaspikeformer_give_the_same_outputs(
+    name: str, distillation: bool
+) -> None:
+    model = lively(spimm.create_model(name, distillation=distillation, num_classes=7, **TINY_META)).eval()
+    tensors = official(model, "metaspikeformer")
+    assert ("head_kd.weight" in tensors) == distillation
+    assert tensors["block3.0.mlp.fc1_conv.weight"].shape == (64, 16, 1)
+    loaded = spimm.load_official(name, tensors, **TINY_META)
+    assert loaded.config.distillation == distillation and not loaded.training
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded(x), model(x)) and model(x).std() > 0
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+
+
+def test_a_distilled_checkpoint_does_not_fit_where_distillation_is_turned_off() -> None:
+    tensors = official(tiny_meta(distillation=True, depths=(1, 1, 2, 6, 2)), "metaspikeformer")
+    with pytest.raises(ValueError, match=r"unexpected: head_kd\.bias, head_kd\.weight"):
+        spimm.load_official("metaspikeformer_31m", tensors, distillation=False, **TINY_META)
+
+
+def test_legacy_is_refused_where_there_is_nothing_to_reproduce() -> None:
+    with pytest.raises(ValueError, match=r"legacy is True; the published code of metaspikeformer has no fault"):
+        spimm.load_official("metaspikeformer_31m", {}, legacy=True)
 
 
 def test_the_number_of_classes_is_that_of_the_checkpoint() -> None:

@@ -14,9 +14,8 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, b
     """
     kernel = weight.shape[-1]
     if x.dim() != 4 or tuple(weight.shape) != (x.shape[1], 1, kernel, kernel) or kernel % 2 == 0:
-        raise ValueError(
-            f"x has shape {tuple(x.shape)} and weight {tuple(weight.shape)}; wanted [N, C, H, W] and [C, 1, k, k], k odd"
-        )
+        shapes = f"x has shape {tuple(x.shape)} and weight {tuple(weight.shape)}"
+        raise ValueError(f"{shapes}; wanted [N, C, H, W] and [C, 1, k, k], k odd")
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)

@@ -18,7 +18,7 @@ _library.define(
 
 def lif(x: Tensor, dynamics: Dynamics, v: Tensor | None = None, *, num_steps: int) -> tuple[Tensor, Tensor]:
     """As reference.lif."""
-    x = _dense_steps(x)
+    x = _dense_steps(x if x.stride(0) else x[:1])  # of an expanded input one step is read
     if v is not None:
         v = _like_step(v.to(x.dtype) - dynamics.rest, x)
     spikes, v_end = torch.ops.spimm.lif(x, v, dynamics.coefficients(), num_steps, *NeuronCode.of(dynamics))
