@@ -1,8 +1,8 @@
 """Spike-driven self-attention: SDSA-1 to SDSA-4 and softmax attention to compare with. Yao et al. 2024, Fig. 3.
 
 q, k and v are spikes and come from one unit, of RepConvs or of 1x1 convolutions. T time, B batch, C channels, H W
-space, N = H W tokens, h heads, d = C / h. SN is the attention neuron, threshold 0.5 for SDSA. SDSA-3, with q (k^T v) at any
-order of the products, is `attention.SpikeProduct`; SDSA-4 is the same with a threshold that is learnt.
+space, N = H W tokens, h heads, d = C / h. SN is the attention neuron, threshold 0.5 for SDSA. SDSA-3, with q (k^T v) in
+any order, is `attention.SpikeProduct`; SDSA-4 is the same with a threshold that is learnt.
 """
 
 import difflib

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spimm.layers import SDSA, ColumnMask, Ending, RepConv, SoftmaxProduct, SpikeConv2d, SpikingAttention, sdsa
+from spimm.layers.sdsa import SOFTMAX_THRESHOLD
 from spimm.neurons import LIF
 
 from .conftest import is_channels_last, lively, spike_steps, steps
@@ -25,7 +26,7 @@ def attention(
 
 
 def untied(kind: str, **settings: Any) -> SpikingAttention:
-    """In float64 and without ties: over values that are all 1 softmax gives 1 but for rounding, twice the threshold."""
+    """In float64 and without ties: softmax gives simple fractions but for rounding, such as twice the threshold."""
     layer = attention(kind, **settings).double()
     if kind == "vsa":
         layer.core.neuron.threshold = 0.45
@@ -37,8 +38,8 @@ def spike_triple(*rates: float) -> list[Tensor]:
     return [spike_steps(4, 2, DIM, *SIZE, rate=rate, seed=seed).flatten(3).double() for seed, rate in enumerate(rates)]
 
 
-def fire(x: Tensor) -> Tensor:
-    return LIF(threshold=0.5)(x)
+def fire(x: Tensor, threshold: float = 0.5) -> Tensor:
+    return LIF(threshold=threshold)(x)
 
 
 def per_head(x: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ def softmax_product(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q, k, v = map(per_head, (q, k, v))
     scores = torch.einsum("tbhnd,tbhmd->tbhnm", q, k) / (DIM / HEADS) ** 0.5
     y = torch.einsum("tbhnm,tbhme->tbhne", scores.softmax(-1), v)
-    return fire(y.transpose(3, 4).flatten(2, 3))
+    return fire(y.transpose(3, 4).flatten(2, 3), SOFTMAX_THRESHOLD)
 
 
 FORMULAS = {
