@@ -45,7 +45,7 @@ class Neuron(nn.Module, abc.ABC):
 
     def forward(self, x: Tensor, num_steps: int | None = None) -> Tensor:
         """Spikes from rest. x: [T, ...] -> same; or [1, ...] and `num_steps`: one input shared by all steps."""
-        return lif(x, self.dynamics(), num_steps=num_steps)[0]
+        return lif(x, self.dynamics(), num_steps=num_steps, keep_v=False)[0]
 
     def initial_state(self, x: Tensor) -> Tensor:
         """The potential at rest for an input x: [...] of one step."""

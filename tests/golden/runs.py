@@ -23,7 +23,7 @@ REFERENCES = {
     "norm_lif": norm_lif_reference.norm_lif,
     "norm_pool_lif": norm_pool_lif_reference.norm_pool_lif,
     "token_mask": qk_mask_reference.token_mask,
-    "lif": lif_reference.lif,
+    "lif": lambda *inputs, keep_v, **settings: lif_reference.lif(*inputs, **settings),
 }
 
 

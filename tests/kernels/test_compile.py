@@ -35,8 +35,9 @@ def coefficients() -> Tensor:
 def test_lif_is_a_sound_op(shared: bool, dtype: torch.dtype) -> None:
     x, v = values(1 if shared else 3, 2, 5, scale=2).to(dtype), values(2, 5, seed=1).to(dtype)
     for start in (None, v.requires_grad_()):
-        arguments = (x.requires_grad_(), start, coefficients(), 3, *CODE)
-        torch.library.opcheck(torch.ops.spimm.lif.default, arguments, test_utils=CHECKS)
+        for keep_v in (True, False):
+            arguments = (x.requires_grad_(), start, coefficients(), 3, keep_v, *CODE)
+            torch.library.opcheck(torch.ops.spimm.lif.default, arguments, test_utils=CHECKS)
     step = values(3, 2, 5, seed=2).to(dtype)
     arguments = (step, step[0], x.detach(), v.detach(), coefficients().detach(), True, *CODE)
     torch.library.opcheck(torch.ops.spimm.lif_backward.default, arguments, test_utils=CHECKS)

@@ -173,6 +173,17 @@ def test_a_shared_input_equals_the_repeated_one(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", list_backends("lif"))
+def test_without_the_last_potential_spikes_and_gradients_are_the_same(backend: str) -> None:
+    x, results = values(3, 2, 4, 5, scale=2).float().requires_grad_(), []
+    for keep_v in (True, False):
+        spikes, end = lif(x, Dynamics(), keep_v=keep_v, backend=backend)
+        assert end.numel() == (40 if keep_v else 0)
+        results.append([spikes, *torch.autograd.grad((spikes * values(3, 2, 4, 5, seed=2)).sum(), [x])])
+    for found, expected in zip(*results, strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("backend", list_backends("lif"))
 def test_an_expanded_input_equals_the_repeated_one_and_keeps_its_memory_order(backend: str) -> None:
     results = []
     for repeat in (lambda x: x.expand(4, -1, -1, -1, -1), lambda x: x.repeat(4, 1, 1, 1, 1)):

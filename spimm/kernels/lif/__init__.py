@@ -12,9 +12,15 @@ from spimm.kernels.triton import unsupported as triton_unsupported
 
 
 def lif(
-    x: Tensor, dynamics: Dynamics, v: Tensor | None = None, *, num_steps: int | None = None, backend: str = "auto"
+    x: Tensor,
+    dynamics: Dynamics,
+    v: Tensor | None = None,
+    *,
+    num_steps: int | None = None,
+    keep_v: bool = True,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Spikes (0 or 1, dtype of x) and the potential after the last step.
+    """Spikes (0 or 1, dtype of x) and the potential after the last step, or an empty tensor without `keep_v`.
 
     x: [T, ...] -> [T, ...], [...]; or [1, ...] with `num_steps`: the same input at every step, not repeated in memory.
     v: [...] starts the potential; rest by default. Gradients flow to x, v and the tensors in `dynamics`.
@@ -23,7 +29,7 @@ def lif(
     num_steps = steps_of(x, num_steps)
     if v is not None and v.shape != x.shape[1:]:
         raise ValueError(f"v has shape {tuple(v.shape)}; x of shape {tuple(x.shape)} needs {tuple(x.shape[1:])}")
-    return dispatch.call("lif", backend, x, dynamics, v, num_steps=num_steps)
+    return dispatch.call("lif", backend, x, dynamics, v, num_steps=num_steps, keep_v=keep_v)
 
 
 def steps_of(x: Tensor, num_steps: int | None) -> int:
@@ -37,10 +43,12 @@ def steps_of(x: Tensor, num_steps: int | None) -> int:
     return steps
 
 
-def _reference(x: Tensor, dynamics: Dynamics, v: Tensor | None, *, num_steps: int) -> tuple[Tensor, Tensor]:
+def _reference(
+    x: Tensor, dynamics: Dynamics, v: Tensor | None, *, num_steps: int, keep_v: bool
+) -> tuple[Tensor, Tensor]:
     compute = torch.promote_types(x.dtype, torch.float32)
     spikes, v_end = reference.lif(x.to(compute), dynamics, None if v is None else v.to(compute), num_steps=num_steps)
-    return spikes.to(x.dtype), v_end.to(x.dtype)
+    return spikes.to(x.dtype), v_end.to(x.dtype) if keep_v else x.new_empty(0)
 
 
 dispatch.register("lif", "cpu", cpu.lif, cpu_unsupported)

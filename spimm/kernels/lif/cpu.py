@@ -8,7 +8,8 @@ from spimm.kernels.dynamics import Dynamics
 
 _library = torch.library.Library("spimm", "FRAGMENT")
 _library.define(
-    f"lif(Tensor x, Tensor? v, Tensor coefficients, int num_steps, {NeuronCode.SCHEMA}) -> (Tensor, Tensor)"
+    f"lif(Tensor x, Tensor? v, Tensor coefficients, int num_steps, bool keep_v, {NeuronCode.SCHEMA}) "
+    "-> (Tensor, Tensor)"
 )
 _library.define(
     "lif_backward(Tensor grad_spikes, Tensor? grad_v, Tensor x, Tensor? v, Tensor coefficients, bool learns, "
@@ -16,13 +17,13 @@ _library.define(
 )
 
 
-def lif(x: Tensor, dynamics: Dynamics, v: Tensor | None = None, *, num_steps: int) -> tuple[Tensor, Tensor]:
+def lif(x: Tensor, dynamics: Dynamics, v: Tensor | None, *, num_steps: int, keep_v: bool) -> tuple[Tensor, Tensor]:
     """As reference.lif."""
     x = _dense_steps(x if x.stride(0) else x[:1])  # of an expanded input one step is read
     if v is not None:
         v = _like_step(v.to(x.dtype) - dynamics.rest, x)
-    spikes, v_end = torch.ops.spimm.lif(x, v, dynamics.coefficients(), num_steps, *NeuronCode.of(dynamics))
-    return spikes, v_end + dynamics.rest if dynamics.rest else v_end
+    spikes, v_end = torch.ops.spimm.lif(x, v, dynamics.coefficients(), num_steps, keep_v, *NeuronCode.of(dynamics))
+    return spikes, v_end + dynamics.rest if keep_v and dynamics.rest else v_end
 
 
 def _dense_steps(x: Tensor) -> Tensor:
@@ -39,20 +40,22 @@ def _extent(x: Tensor, num_steps: int) -> tuple[int, int, int, bool]:
 
 
 @torch.library.impl(_library, "lif", "CPU")
-def _forward(x: Tensor, v: Tensor | None, coefficients: Tensor, num_steps: int, *code: int) -> tuple[Tensor, Tensor]:
-    spikes, v_end = empty_steps(x, num_steps), torch.empty_like(x[0])
+def _forward(
+    x: Tensor, v: Tensor | None, coefficients: Tensor, num_steps: int, keep_v: bool, *code: int
+) -> tuple[Tensor, Tensor]:
+    spikes, v_end = _forward_fake(x, v, coefficients, num_steps, keep_v, *code)
     extension().lif_forward(
         STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), NO_NORM, num_threads(), x.data_ptr(),
-        0, 0, address(v), spikes.data_ptr(), v_end.data_ptr(), 0,
+        0, 0, address(v), spikes.data_ptr(), v_end.data_ptr() if keep_v else 0, 0,
     )  # fmt: skip
     return spikes, v_end
 
 
 @torch.library.register_fake("spimm::lif", lib=_library)
 def _forward_fake(
-    x: Tensor, v: Tensor | None, coefficients: Tensor, num_steps: int, *code: int
+    x: Tensor, v: Tensor | None, coefficients: Tensor, num_steps: int, keep_v: bool, *code: int
 ) -> tuple[Tensor, Tensor]:
-    return empty_steps(x, num_steps), torch.empty_like(x[0])
+    return empty_steps(x, num_steps), torch.empty_like(x[0]) if keep_v else x.new_empty(0)
 
 
 @torch.library.impl(_library, "lif_backward", "CPU")
@@ -86,15 +89,16 @@ def _backward_fake(
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    x, v, coefficients, ctx.num_steps, *ctx.code = inputs
+    x, v, coefficients, ctx.num_steps, ctx.keep_v, *ctx.code = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, v, coefficients)
 
 
 def _autograd(ctx, grad_spikes: Tensor | None, grad_v: Tensor | None) -> tuple[Tensor | None, ...]:
-    nothing: list[Tensor | None] = [None] * 9
+    nothing: list[Tensor | None] = [None] * 10
     x, v, coefficients = ctx.saved_tensors
     learns = ctx.needs_input_grad[2]
+    grad_v = grad_v if ctx.keep_v else None
     if grad_spikes is None and grad_v is None:
         return tuple(nothing)
     if grad_spikes is None:

@@ -260,11 +260,13 @@ def run_backward(
             device.add_up(partial, out)
 
 
-def lif(x: Tensor, v: Tensor | None, coefficients: Tensor, num_steps: int, *code: Any) -> tuple[Tensor, Tensor]:
+def lif(
+    x: Tensor, v: Tensor | None, coefficients: Tensor, num_steps: int, keep_v: bool, *code: Any
+) -> tuple[Tensor, Tensor]:
     """The CUDA implementation of the op in cpu.py."""
-    spikes, v_end = empty_steps(x, num_steps), torch.empty_like(x[0])
+    spikes, v_end = empty_steps(x, num_steps), torch.empty_like(x[0]) if keep_v else None
     run_forward(x, spikes, (1, x[0].numel()), Norm(), coefficients, NeuronCode(*code), v0=v, v_end=v_end)
-    return spikes, v_end
+    return spikes, x.new_empty(0) if v_end is None else v_end
 
 
 def lif_backward(
