@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from spimm.kernels import channel_mask
 from spimm.layers.attention import ATTENTION_THRESHOLD, ChannelMask, SpikingAttention, check_heads, scaled_product
 from spimm.layers.conv import ConvNormNeuron, ConvUnit
 from spimm.layers.repconv import RepConv
@@ -27,7 +26,7 @@ SDSA = ("sdsa1", "sdsa2", "sdsa3", "sdsa4", "vsa")
 Projection = Literal["repconv", "linear"]
 
 
-class ColumnMask(nn.Module):
+class ColumnMask(ChannelMask):
     """SDSA-1: q where the channel's sum over tokens of k v makes a neuron fire, q SN(SUM_c(k v)).
 
     qkv: [T, B, 3C, H, W] -> [T, B, C, H, W]. O(N C); k v is the AND of two spikes, only the sum adds.
@@ -35,16 +34,11 @@ class ColumnMask(nn.Module):
 
     num_inputs = 3
 
-    def __init__(self, neuron: Neuron):
-        super().__init__()
-        self.neuron = neuron
-
     def forward(self, qkv: Tensor) -> Tensor:
-        return channel_mask(self.joined(qkv), self.neuron.dynamics())[0]
+        return super().forward(self.joined(qkv))
 
     def mask(self, qkv: Tensor) -> Tensor:
-        """The spikes of SN alone, [T, B, C]."""
-        return channel_mask(self.joined(qkv), self.neuron.dynamics())[1]
+        return super().mask(self.joined(qkv))
 
     @staticmethod
     def joined(qkv: Tensor) -> Tensor:

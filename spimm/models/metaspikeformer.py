@@ -15,12 +15,8 @@ from spimm.layers import (
     SDSA,
     ConvNormNeuron,
     Projection,
-    Residual,
     SepConv,
     Shortcut,
-    SpikingMLP,
-    ending,
-    entry,
     over_time,
     sdsa,
 )
@@ -96,9 +92,9 @@ class Downsample(nn.Module):
     def __init__(self, in_chans: int, dim: int, stride: int, config: MetaSpikeFormerConfig, *, first: bool):
         super().__init__()
         kernel_size = config.stem_kernel if first else 3
-        end = ending(config.shortcut, config.neuron_fn)
-        self.entry = nn.Identity() if first else entry(config.shortcut, config.neuron_fn)
-        self.unit = ConvNormNeuron(in_chans, dim, kernel_size, stride=stride, bias=True, neuron=end.neuron)
+        self.entry = nn.Identity() if first else config.entry()
+        neuron = config.ending().neuron
+        self.unit = ConvNormNeuron(in_chans, dim, kernel_size, stride=stride, bias=True, neuron=neuron)
 
     def forward(self, x: Tensor, num_steps: int | None = None) -> Tensor:
         x = self.unit(self.entry(x), num_steps)
@@ -110,20 +106,12 @@ class ConvBlock(nn.Module):
 
     def __init__(self, dim: int, config: MetaSpikeFormerConfig, *, drop_path: float):
         super().__init__()
-        neuron_fn, shortcut = config.neuron_fn, config.shortcut
-        join = partial(Residual, shortcut=shortcut, neuron_fn=neuron_fn, drop_path=drop_path)
         self.sep_conv = nn.Identity()
         if config.sep_conv:
-            self.sep_conv = join(SepConv(dim, neuron=neuron_fn(), ending=ending(shortcut, neuron_fn)))
-        channel_conv = SpikingMLP(
-            dim,
-            int(dim * config.mlp_ratio),
-            neuron=neuron_fn(),
-            ending=ending(shortcut, neuron_fn),
-            kernel_size=config.channel_kernel,
-            bias=False,
-        )
-        self.channel_conv = join(channel_conv)
+            sep_conv = SepConv(dim, neuron=config.neuron_fn(), ending=config.ending())
+            self.sep_conv = config.residual(sep_conv, drop_path=drop_path)
+        channel_conv = config.mlp(dim, kernel_size=config.channel_kernel, bias=False)
+        self.channel_conv = config.residual(channel_conv, drop_path=drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.channel_conv(self.sep_conv(x))
@@ -134,22 +122,19 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, dim: int, attention: str, config: MetaSpikeFormerConfig, *, drop_path: float):
         super().__init__()
-        neuron_fn, shortcut = config.neuron_fn, config.shortcut
-        join = partial(Residual, shortcut=shortcut, neuron_fn=neuron_fn, drop_path=drop_path)
-        mixer = sdsa(
+        attention_branch = sdsa(
             attention,
             dim,
             config.num_heads,
-            neuron_fn=neuron_fn,
-            attention_neuron_fn=partial(neuron_fn, config.attention_neuron),
-            ending=ending(shortcut, neuron_fn),
+            neuron_fn=config.neuron_fn,
+            attention_neuron_fn=partial(config.neuron_fn, config.attention_neuron),
+            ending=config.ending(),
             qkv_conv=config.qkv_conv,
             proj_conv=config.proj_conv,
             merge_scale=config.merge_scale,
         )
-        mlp = SpikingMLP(dim, int(dim * config.mlp_ratio), neuron=neuron_fn(), ending=ending(shortcut, neuron_fn))
-        self.attention = join(mixer)
-        self.mlp = join(mlp)
+        self.attention = config.residual(attention_branch, drop_path=drop_path)
+        self.mlp = config.residual(config.mlp(dim), drop_path=drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mlp(self.attention(x))
@@ -174,7 +159,7 @@ class MetaSpikeFormer(HierarchicalModel):
             blocks = [build(config, drop_path=next(rates)) for _ in range(config.depths[i])]
             stages.append(Stage(embed, blocks, checkpoint=config.checkpoint))
         super().__init__(config, stages, config.widths, config.strides)
-        self.head_neuron = entry(config.shortcut, config.neuron_fn)
+        self.head_neuron = config.entry()
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Any:
         """[T, B, D, H', W'] -> logits [B, K]: mean over space, LIF, linear at each step, mean over time.

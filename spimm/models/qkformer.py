@@ -13,10 +13,6 @@ from spimm.layers import (
     ATTENTIONS,
     PATCH_FORMS,
     SPEDS,
-    Residual,
-    SpikingMLP,
-    ending,
-    entry,
     qk_attention,
 )
 from spimm.models.hierarchy import HierarchicalModel, Stage, pooled
@@ -67,20 +63,18 @@ class Block(nn.Module):
 
     def __init__(self, kind: str, dim: int, config: QKFormerConfig):
         super().__init__()
-        neuron_fn, shortcut = config.neuron_fn, config.shortcut
         attention = qk_attention(
             kind,
             dim,
             config.num_heads,
-            neuron_fn=neuron_fn,
-            attention_neuron_fn=partial(neuron_fn, config.attention_neuron),
-            ending=ending(shortcut, neuron_fn),
+            neuron_fn=config.neuron_fn,
+            attention_neuron_fn=partial(config.neuron_fn, config.attention_neuron),
+            ending=config.ending(),
             merge_scale=config.merge_scale,
             legacy=config.legacy,
         )
-        mlp = SpikingMLP(dim, int(dim * config.mlp_ratio), neuron=neuron_fn(), ending=ending(shortcut, neuron_fn))
-        self.attention = Residual(attention, shortcut=shortcut, neuron_fn=neuron_fn)
-        self.mlp = Residual(mlp, shortcut=shortcut, neuron_fn=neuron_fn)
+        self.attention = config.residual(attention)
+        self.mlp = config.residual(config.mlp(dim))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mlp(self.attention(x))
@@ -108,7 +102,7 @@ class QKFormer(HierarchicalModel):
             stages.append(Stage(embed, blocks, checkpoint=config.checkpoint))
         super().__init__(config, stages, widths, [form.stride for form in forms])
         self.config = config
-        self.last_neuron = entry(config.shortcut, config.neuron_fn)
+        self.last_neuron = config.entry()
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """[T, B, D, H', W'] -> logits [B, num_classes]: mean over space and time, then linear.

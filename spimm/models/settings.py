@@ -4,8 +4,10 @@ import difflib
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
+from torch import nn
+
 from spimm.kernels import Memory
-from spimm.layers import Shortcut, check_shortcut
+from spimm.layers import Ending, Residual, Shortcut, SpikingMLP, check_shortcut, ending, entry
 from spimm.neurons import Neuron, create_neuron
 from spimm.surrogate import Surrogate, create_surrogate
 
@@ -72,6 +74,22 @@ class ModelConfig:
             detach_reset=self.detach_reset,
             **leak,
         )
+
+    def entry(self) -> nn.Module:
+        """What stands in front of a branch."""
+        return entry(self.shortcut, self.neuron_fn)
+
+    def ending(self) -> Ending:
+        """How a branch ends."""
+        return ending(self.shortcut, self.neuron_fn)
+
+    def residual(self, branch: nn.Module, *, drop_path: float = 0.0) -> Residual:
+        """The branch with its shortcut."""
+        return Residual(branch, shortcut=self.shortcut, neuron_fn=self.neuron_fn, drop_path=drop_path)
+
+    def mlp(self, dim: int, **settings: Any) -> SpikingMLP:
+        """The branch that mixes channels."""
+        return SpikingMLP(dim, int(dim * self.mlp_ratio), neuron=self.neuron_fn(), ending=self.ending(), **settings)
 
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)

@@ -25,6 +25,7 @@ OPTIONS = {
     "merged scale": {"merge_scale": True},
     "legacy": {"legacy": True},
     "membrane": {"shortcut": "membrane", "neuron": "if"},
+    "vanilla": {"shortcut": "vanilla"},
     "no deformed shortcut": {"deformed_shortcut": False},
     "no blocks, all pools": {"depths": (0, 1, 0), "patch_forms": ("imagenet", "pool_first", "pool_first")},
 }

@@ -1,6 +1,7 @@
 """A model against the golden figures of its authors' network, and its CPU kernels against the references."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pytest
@@ -27,6 +28,19 @@ REFERENCES = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A network of ours with weights and figures of its authors'."""
+
+    family: str
+    golden: dict[str, Any]
+    build: Callable[[torch.dtype], nn.Module]
+    neurons: Callable[[nn.Module], Mapping[str, list[str]]]
+    """Our modules that fire -> the authors' names of their neurons."""
+    ops: dict[str, int]
+    """How often a forward pass calls each kernel."""
+
+
 class Run(NamedTuple):
     """One pass in one mode: logits, firing rates by the authors' names, and gradient norms (train mode)."""
 
@@ -35,10 +49,11 @@ class Run(NamedTuple):
     gradients: dict[str, float]
 
 
-def run(model: nn.Module, golden: dict[str, Any], family: str, neurons: Mapping[str, list[str]]) -> Run:
-    """The float64 model, in its mode, on the golden input. neurons: our modules that fire -> the authors' names."""
+def run(network: Network, mode: str) -> Run:
+    """The float64 model in `eval` or `train` mode on the golden input."""
+    model, golden = network.build(torch.float64).train(mode == "train"), network.golden
     rates: dict[str, float] = {}
-    for ours, theirs in neurons.items():
+    for ours, theirs in network.neurons(model).items():
 
         def keep(
             module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor, theirs: list[str] = theirs
@@ -57,7 +72,7 @@ def run(model: nn.Module, golden: dict[str, Any], family: str, neurons: Mapping[
     if model.training:
         (logits * weights.loss_weights(golden, logits)).sum().backward()
         parameters = dict(model.named_parameters())
-        for ours, theirs in official_keys(model, family).items():
+        for ours, theirs in official_keys(model, network.family).items():
             if ours in parameters:
                 parts = parameters[ours].grad.chunk(len(theirs))
                 gradients |= {name: part.norm().item() for name, part in zip(theirs, parts, strict=True)}
