@@ -81,6 +81,16 @@ def test_a_trained_run_is_evaluated_folded(run, precision, capsys):
     assert found[0]["images"] == 360 and found[0]["top1"] == pytest.approx(found[1]["top1"], abs=2)
 
 
+@pytest.mark.parametrize(("merge", "dense"), [("dense", True), ("split", False)])
+def test_rows_of_convolutions_are_merged_as_asked_and_both_costs_shown(merge, dense, tmp_path, capsys):
+    named = ["--model", "metaspikeformer_mnist", "--images", "2", "--out", str(tmp_path)]
+    assert main(["analyze", *named, "--fold", "--merge", merge]) == 0
+    assert "one dense convolution, or split" in capsys.readouterr().out
+    layers = {layer["name"] for layer in json.loads((tmp_path / "trace.json").read_text())["layers"]}
+    assert ("stages.0.blocks.0.sep_conv.branch.mix.conv" in layers) == dense
+    assert ("stages.0.blocks.0.sep_conv.branch.mix.conv.1" in layers) != dense
+
+
 def test_a_trained_run_is_analyzed_into_a_folder(run, tmp_path, capsys):
     assert main(["analyze", str(run), "--images", "20", "--out", str(tmp_path / "report")]) == 0
     assert "energy per sample" in capsys.readouterr().out
