@@ -1,11 +1,11 @@
-"""A small Meta-SpikeFormer (1.67 M parameters, T = 1) on CIFAR-10, half an hour of one CPU core.
+"""A small Meta-SpikeFormer (1.67 M parameters, T = 1) on CIFAR-10, a quarter of an hour of one CPU core.
 
 The data is an `.npz` of JPEG images (`cifar10_jpeg.npz` in the data folder), which are lossy: its numbers do not
 compare with those of the original images. `data=cifar10` trains on torchvision's.
 
 Command: SPIMM_DATA=FOLDER spimm train metaspikeformer_cifar10_jpeg
-Cost: TODO
-Expected: TODO
+Cost: 17.5 minutes on one core of an AMD EPYC with AVX-512 (300 to 370 images/s beside other work)
+Expected: 71.42 % top-1 on the 10,000 test images after 6 epochs (seed 0; docs/results), still rising
 """
 
 from spimm.data import Augment

@@ -1,9 +1,9 @@
 """A small Meta-SpikeFormer on CIFAR-10 (JPEG) from T = 1 to T = 4: the best weights of `metaspikeformer_cifar10_jpeg`,
-which must have run before, are trained on with four steps, a lower rate and a fifth of its epochs.
+which must have run before, are trained on for an epoch with four steps and a lower rate.
 
 Command: SPIMM_DATA=FOLDER spimm train metaspikeformer_cifar10_jpeg_t4
-Cost: not measured yet, not run; 2 epochs of 781 steps at T = 4
-Expected: not run yet; more than the T = 1 run it starts from (in the paper T = 4 adds 1.7 to 2.3 points on ImageNet)
+Cost: 9 minutes on one core of an AMD EPYC with AVX-512 (96 images/s beside other work)
+Expected: 72.87 % top-1 on the 10,000 test images from 71.42 % at T = 1 (seed 0; docs/results)
 """
 
 from dataclasses import replace
