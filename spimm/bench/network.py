@@ -64,7 +64,7 @@ class _Sides:
             sides=sides,
             ratios=[ratio for ratio in ratios if {ratio.slower, ratio.faster} <= sides.keys()],
             work=work,
-            warmup=1 if self.options.quick else 2,
+            warmup=1 if self.options.quick else 6,  # memory that a step frees settles over the first ones
             repeats=2 if self.options.quick else repeats,
         )
 
