@@ -1,4 +1,4 @@
-"""Prints the tables of energy.md: `python docs/energy_table.py`. Some minutes on one core."""
+"""Prints the tables of energy.md: `python docs/energy_table.py`. Less than a minute."""
 
 from collections.abc import Iterable
 

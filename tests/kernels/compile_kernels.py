@@ -51,7 +51,8 @@ def steps(num_steps: int, channels: int = CHANNELS, size: int = 8) -> Tensor:
 
 def launch_everything() -> None:
     x, row = steps(2), torch.ones(CHANNELS)
-    lif.lif(x, x[0], COEFFICIENTS, 2, *CODE)
+    for keep_v in (True, False):
+        lif.lif(x, x[0], COEFFICIENTS, 2, keep_v, *CODE)
     lif.lif_backward(x, x[0], x, x[0], COEFFICIENTS, True, *CODE)
     lif.lif_backward(steps(17), None, steps(17), None, COEFFICIENTS, False, *CODE)  # more steps than are unrolled
 
