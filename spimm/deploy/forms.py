@@ -71,7 +71,7 @@ def merge_costs(model: nn.Module, *, rate: float = RATE, mac_cost: float = 1.0) 
         raise ValueError(f"mac_cost is {mac_cost}; wanted 0 or more additions")
     costs = []
     for name, unit in model.named_modules():
-        chain = split_convs(unit.conv) if isinstance(unit, ConvUnit) else []
+        chain = chain_of(unit.conv) if isinstance(unit, ConvUnit) else []
         if len(chain) > 1:
             first, *others = (conv.weight.numel() for conv in chain)
             costs.append(MergeCost(name, _dense_weights(chain), first, sum(others), rate, mac_cost))
@@ -112,18 +112,29 @@ def choose_forms(model: nn.Module, merge: Merge, *, rate: float, mac_cost: float
 
 
 @functools.singledispatch
+def chain_of(module: nn.Module) -> list[nn.Conv2d]:
+    """The convolutions of a chain in order; empty for a module that is none."""
+    return []
+
+
+@chain_of.register
+def _(module: nn.Sequential) -> list[nn.Conv2d]:
+    convs = [part for part in module if isinstance(part, nn.Conv2d)]
+    return convs if len(convs) == len(module) else []
+
+
+@chain_of.register
+def _(module: RepConv) -> list[nn.Conv2d]:
+    return [module.expand, module.depthwise, module.project]
+
+
+@functools.singledispatch
 def split_convs(module: nn.Module) -> list[nn.Conv2d]:
     """Convolutions, zero-padded or not padded, that do in a row what the module does in eval mode.
 
     Norms are gone into them; empty for a module that is no chain.
     """
-    return []
-
-
-@split_convs.register
-def _(module: nn.Sequential) -> list[nn.Conv2d]:
-    parts = list(module)
-    return parts if all(isinstance(part, nn.Conv2d) for part in parts) else []  # type: ignore[return-value]
+    return chain_of(module)
 
 
 @split_convs.register

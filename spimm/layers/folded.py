@@ -1,15 +1,14 @@
 """The unit of a folded network: convolution and neuron, the norm gone into the convolution."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spimm.kernels import norm_lif, norm_pool_lif, spike_conv2d_lif
+from spimm.kernels import norm_pool_lif, spike_conv2d_lif
 from spimm.layers.conv import SpikeConv2d
-from spimm.layers.norm import max_pool
+from spimm.layers.norm import max_pool, norm_lif_with
 from spimm.layers.time import over_time
 from spimm.neurons import Neuron
 
@@ -56,8 +55,7 @@ class ConvNeuron(nn.Module):
             return spike_conv2d_lif(x, self.conv.weight, self.conv.bias, self.neuron.dynamics(), **settings)
         x = over_time(self.conv, x)
         if self.neuron is not None and not self.pool:
-            op = partial(norm_lif, residual=added) if self.adds_first else partial(norm_lif, added=added)
-            return self._fire(op, x, self.neuron, num_steps)
+            return self._fire(norm_lif_with(added, adds_first=self.adds_first), x, self.neuron, num_steps)
         if self.neuron is not None:
             x = self._fire(norm_pool_lif, x, self.neuron, num_steps)
         elif self.pool:

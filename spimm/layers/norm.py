@@ -53,8 +53,12 @@ def norm_neuron(
 
     Updates the running statistics in training mode.
     """
-    op = partial(norm_lif, residual=added) if adds_first else partial(norm_lif, added=added)
-    return _fused(op, x, norm, neuron, num_steps)
+    return _fused(norm_lif_with(added, adds_first=adds_first), x, norm, neuron, num_steps)
+
+
+def norm_lif_with(added: Tensor | None, *, adds_first: bool) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """norm_lif that takes the shortcut in, behind the neuron or with `adds_first` in front of it."""
+    return partial(norm_lif, residual=added) if adds_first else partial(norm_lif, added=added)
 
 
 def norm_pool_neuron(x: Tensor, norm: nn.BatchNorm2d, neuron: Neuron, num_steps: int | None = None) -> Tensor:

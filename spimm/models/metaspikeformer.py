@@ -127,7 +127,7 @@ class TransformerBlock(nn.Module):
             dim,
             config.num_heads,
             neuron_fn=config.neuron_fn,
-            attention_neuron_fn=partial(config.neuron_fn, config.attention_neuron),
+            attention_neuron_fn=config.attention_neuron_fn,
             ending=config.ending(),
             qkv_conv=config.qkv_conv,
             proj_conv=config.proj_conv,

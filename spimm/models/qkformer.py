@@ -4,7 +4,6 @@ T time, B batch, C channels, H W space, D width of the last stage.
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -68,7 +67,7 @@ class Block(nn.Module):
             dim,
             config.num_heads,
             neuron_fn=config.neuron_fn,
-            attention_neuron_fn=partial(config.neuron_fn, config.attention_neuron),
+            attention_neuron_fn=config.attention_neuron_fn,
             ending=config.ending(),
             merge_scale=config.merge_scale,
             legacy=config.legacy,

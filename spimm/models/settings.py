@@ -75,6 +75,10 @@ class ModelConfig:
             **leak,
         )
 
+    def attention_neuron_fn(self, **settings: Any) -> Neuron:
+        """A new neuron of an attention core."""
+        return self.neuron_fn(self.attention_neuron, **settings)
+
     def entry(self) -> nn.Module:
         """What stands in front of a branch."""
         return entry(self.shortcut, self.neuron_fn)

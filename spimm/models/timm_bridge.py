@@ -51,7 +51,7 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
             return create_model(name, **options)
         if not options.pop("features_only", False):
             raise ValueError(f"out_indices is {out_indices}; it needs features_only=True")
-        return create_model(name, **options).features_only(out_indices)  # type: ignore[operator]
+        return create_model(name, features_only=True, out_indices=out_indices, **options)
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__doc__ = f"spimm.create_model({name!r}) for timm."
