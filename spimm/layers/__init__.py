@@ -10,32 +10,70 @@ from spimm.layers.attention import (
     qk_attention,
 )
 from spimm.layers.conv import ConvNormNeuron, ConvUnit, SpikeConv2d
+from spimm.layers.convnext import ConvNeXt
 from spimm.layers.folded import ConvNeuron
+from spimm.layers.grid_attention import (
+    ATTENTION_GAIN,
+    GROUP_ATTENTIONS,
+    GroupAttention,
+    Partition,
+    group_attention,
+)
 from spimm.layers.memory import checkpointed, set_memory
 from spimm.layers.mlp import SpikingMLP
 from spimm.layers.patch import PATCH_FORMS, SPEDS, PatchForm
-from spimm.layers.repconv import BorderConv2d, RepConv, SepConv
+from spimm.layers.repconv import BorderConv2d, BranchConv2d, RepConv, SepConv
 from spimm.layers.sdsa import SDSA, ColumnMask, Projection, SoftmaxProduct, sdsa
 from spimm.layers.shortcut import Ending, Residual, Shortcut, check_shortcut, ending, entry
+from spimm.layers.spk import (
+    ACTIVATIONS,
+    DCL,
+    FORMS,
+    HSL,
+    SPK,
+    THRESHOLDS,
+    Activation,
+    MixedMBPL,
+    MultiLIF,
+    SerialRL,
+    check_spk,
+    create_spk,
+)
 from spimm.layers.time import as_sequence, over_time
 
 __all__ = [
+    "ACTIVATIONS",
     "ATTENTIONS",
+    "ATTENTION_GAIN",
+    "DCL",
+    "FORMS",
+    "GROUP_ATTENTIONS",
+    "HSL",
     "PATCH_FORMS",
     "SDSA",
     "SPEDS",
+    "SPK",
+    "THRESHOLDS",
+    "Activation",
     "BorderConv2d",
+    "BranchConv2d",
     "ChannelMask",
     "ColumnMask",
+    "ConvNeXt",
     "ConvNeuron",
     "ConvNormNeuron",
     "ConvUnit",
     "Ending",
+    "GroupAttention",
+    "MixedMBPL",
+    "MultiLIF",
+    "Partition",
     "PatchForm",
     "Projection",
     "RepConv",
     "Residual",
     "SepConv",
+    "SerialRL",
     "Shortcut",
     "SoftmaxProduct",
     "SpikeConv2d",
@@ -46,9 +84,12 @@ __all__ = [
     "as_sequence",
     "check_heads",
     "check_shortcut",
+    "check_spk",
     "checkpointed",
+    "create_spk",
     "ending",
     "entry",
+    "group_attention",
     "over_time",
     "qk_attention",
     "sdsa",

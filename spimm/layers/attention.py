@@ -83,7 +83,7 @@ class SpikingAttention(nn.Module):
     influence each other, as in QKFormer's published code (papers' numbers depend on it); off by default.
     """
 
-    def __init__(self, qkv: ConvUnit, core: nn.Module, proj: ConvUnit, *, joined_steps: bool = False):
+    def __init__(self, qkv: nn.Module, core: nn.Module, proj: ConvUnit, *, joined_steps: bool = False):
         super().__init__()
         self.joined_steps = joined_steps
         self.qkv = qkv

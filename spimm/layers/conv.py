@@ -38,14 +38,15 @@ class SpikeConv2d(nn.Conv2d):
 class ConvUnit(nn.Module):
     """LIF(BN(conv(x))); with `pool` LIF(MaxPool(BN(conv(x)))). x: [T, B, C, H, W] -> spikes [T, B, C', H', W'].
 
-    Without a neuron the unit gives the membrane, BN(conv(x)), pooled if asked. `added`, shaped as the output, is the
+    `neuron` is a Neuron, which runs in one op with the norm, or a block in the place of one (`spk`). Without it the
+    unit gives the membrane, BN(conv(x)), pooled if asked. `added`, shaped as the output, is the
     residual shortcut: it is added to the output or, with `adds_first`, to what the neuron fires on. An x: [1, ...] with
     `num_steps` is the same at every step: convolution and statistics are computed once. The pool (3x3, stride 2) halves
     H and W, rounding up. conv: any linear module from [N, C, H, W] to [N, C', H', W'].
     """
 
     def __init__(
-        self, conv: nn.Module, out_chans: int, *, pool: bool = False, neuron: Neuron | None, adds_first: bool = False
+        self, conv: nn.Module, out_chans: int, *, pool: bool = False, neuron: nn.Module | None, adds_first: bool = False
     ):
         super().__init__()
         if pool and adds_first:
@@ -58,14 +59,24 @@ class ConvUnit(nn.Module):
 
     def forward(self, x: Tensor, num_steps: int | None = None, *, added: Tensor | None = None) -> Tensor:
         x = over_time(self.conv, x)
-        if self.neuron is not None and not self.pool:
+        if isinstance(self.neuron, Neuron) and not self.pool:
             return norm_neuron(x, self.norm, self.neuron, num_steps, added, adds_first=self.adds_first)
-        if self.neuron is not None:
+        if isinstance(self.neuron, Neuron):
             x = norm_pool_neuron(x, self.norm, self.neuron, num_steps)
-        else:
-            x = batch_norm(x, self.norm, num_steps)
-            x = over_time(max_pool, x) if self.pool else x
-        return x if added is None else x + added
+            return x if added is None else x + added
+        x = batch_norm(x, self.norm, num_steps)
+        x = over_time(max_pool, x) if self.pool else x
+        return fire(x, self.neuron, num_steps, added, adds_first=self.adds_first)
+
+
+def fire(
+    x: Tensor, neuron: nn.Module | None, num_steps: int | None, added: Tensor | None, *, adds_first: bool
+) -> Tensor:
+    """neuron(x) + added, or with `adds_first` neuron(x + added); without a neuron x + added."""
+    if adds_first and added is not None:
+        x, added = x + added, None
+    x = x if neuron is None else neuron(x, num_steps)
+    return x if added is None else x + added
 
 
 class ConvNormNeuron(ConvUnit):

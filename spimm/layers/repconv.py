@@ -5,6 +5,7 @@ inference (deploy.fold). N samples and steps, C channels, H W space.
 """
 
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
 from spimm.kernels import depthwise_conv2d
 from spimm.layers.conv import ConvNormNeuron, ConvUnit, SpikeConv2d
@@ -21,6 +22,28 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return depthwise_conv2d(x, self.weight)
+
+
+class BranchConv2d(nn.Conv2d):
+    """Depth-wise convolution of concatenated branches, summed over them. [N, n C, H, W] -> [N, C', H / s, W / s].
+
+    Every channel of every branch has a kernel of its own for each of the C' / C output channels that it makes. C' is a
+    multiple of C; H / s is rounded up.
+    """
+
+    def __init__(self, in_chans: int, out_chans: int, kernel_size: int, *, stride: int = 1, branches: int = 1):
+        groups, padding = branches * in_chans, kernel_size // 2
+        super().__init__(groups, branches * out_chans, kernel_size, stride, padding, groups=groups, bias=False)
+        self.branches = branches
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride == (1, 1) and self.in_channels == self.out_channels:
+            y = depthwise_conv2d(x, self.weight)
+        else:
+            y = conv2d(x, self.weight, None, self.stride, self.padding, groups=self.groups)
+        if self.branches > 1:
+            y = y.movedim(1, -1).unflatten(-1, (self.branches, -1)).sum(-2).movedim(-1, 1)
+        return y if self.bias is None else y + self.bias.view(-1, 1, 1)
 
 
 class BorderConv2d(nn.Conv2d):

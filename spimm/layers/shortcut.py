@@ -12,16 +12,14 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from spimm.neurons import Neuron
-
 Shortcut = Literal["vanilla", "spike_add", "membrane"]
-NeuronFn = Callable[[], Neuron]
+NeuronFn = Callable[[], nn.Module]
 
 
 class Ending(NamedTuple):
     """How a branch ends: the settings of its last unit."""
 
-    neuron: Neuron | None
+    neuron: nn.Module | None
     """Behind the last norm; none leaves the membrane."""
     adds_first: bool = False
     """Whether the shortcut joins in front of that neuron, not behind it."""

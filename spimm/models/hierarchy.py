@@ -3,7 +3,6 @@
 T time, B batch, C channels, H W space, D width of the last stage.
 """
 
-import abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,9 +15,12 @@ from spimm.models.settings import ModelConfig
 
 
 class Stage(nn.Module):
-    """Patch embedding and blocks of one resolution. x: [T, B, C, H, W] -> [T, B, dim, H / stride, W / stride]."""
+    """Patch embedding and blocks of one resolution. x: [T, B, C, H, W] -> [T, B, dim, H / stride, W / stride].
 
-    def __init__(self, embed: nn.Module, blocks: Sequence[nn.Module], *, checkpoint: bool):
+    Without an embedding the first block changes resolution and width.
+    """
+
+    def __init__(self, embed: nn.Module | None, blocks: Sequence[nn.Module], *, checkpoint: bool):
         super().__init__()
         self.embed = embed
         self.blocks = nn.Sequential(*blocks)
@@ -26,7 +28,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, num_steps: int | None = None) -> Tensor:
         call = checkpointed if self.checkpoint else _call
-        x = call(self.embed, x, num_steps)
+        x = x if self.embed is None else call(self.embed, x, num_steps)
         for block in self.blocks:
             x = call(block, x)
         return x
@@ -36,11 +38,11 @@ def _call(module: nn.Module, *inputs: Any) -> Tensor:
     return module(*inputs)
 
 
-class HierarchicalModel(nn.Module, abc.ABC):
+class HierarchicalModel(nn.Module):
     """x: image [B, C, H, W] or sequence [B, T, C, H, W] -> logits [B, num_classes]. Nothing is kept between calls.
 
-    A family gives the stages, with their widths and strides, and says what happens behind the last one
-    (`last_neuron`) and in the head (`forward_head`).
+    A family gives the stages, with their widths and strides, says what happens behind the last one (`last_neuron`), and
+    may have another head (`forward_head`).
     """
 
     head: nn.Module
@@ -88,9 +90,15 @@ class HierarchicalModel(nn.Module, abc.ABC):
         """Last feature map, [T, B, D, H', W']."""
         return self.forward_intermediates(x, [])[0]  # type: ignore[return-value]
 
-    @abc.abstractmethod
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Any:
-        """[T, B, D, H', W'] -> logits [B, num_classes], or with `pre_logits` what the classifier sees."""
+        """[T, B, D, H', W'] -> logits [B, num_classes]: mean over space and time, then linear.
+
+        `pre_logits`, or no classifier: the mean, [B, D].
+        """
+        mean = pooled(features).mean(0)
+        if pre_logits or isinstance(self.head, nn.Identity):
+            return mean
+        return self.head(mean.to(next(self.head.parameters()).dtype))
 
     def forward(self, x: Tensor) -> Any:
         return self.forward_head(self.forward_features(x))

@@ -22,7 +22,7 @@ from spimm.layers import (
 )
 from spimm.models.hierarchy import HierarchicalModel, Stage, pooled
 from spimm.models.registry import Variant, register_variants
-from spimm.models.settings import ModelConfig
+from spimm.models.settings import TransformerConfig
 
 PAPER = (
     "Yao et al., Spike-driven Transformer V2: Meta Spiking Neural Network Architecture Inspiring the Design of "
@@ -34,7 +34,7 @@ DETECTION_MAPS, SEGMENTATION_MAPS = (1, 2, 3, 4), (0, 1, 2, 4)
 
 
 @dataclass(frozen=True)
-class MetaSpikeFormerConfig(ModelConfig):
+class MetaSpikeFormerConfig(TransformerConfig):
     """Everything that tells one Meta-SpikeFormer from another. The defaults are those of the 31.3 M size (C = 48)."""
 
     widths: tuple[int, ...] = (48, 96, 192, 384, 480)

@@ -14,15 +14,15 @@ from spimm.layers import (
     SPEDS,
     qk_attention,
 )
-from spimm.models.hierarchy import HierarchicalModel, Stage, pooled
+from spimm.models.hierarchy import HierarchicalModel, Stage
 from spimm.models.registry import Variant, register_variants
-from spimm.models.settings import ModelConfig
+from spimm.models.settings import TransformerConfig
 
 PAPER = "Zhou et al., QKFormer: Hierarchical Spiking Transformer using Q-K Attention, NeurIPS 2024, arXiv:2403.16552"
 
 
 @dataclass(frozen=True)
-class QKFormerConfig(ModelConfig):
+class QKFormerConfig(TransformerConfig):
     """Everything that tells one QKFormer from another. Stages have widths embed_dim / 2^k, the last one embed_dim."""
 
     embed_dim: int = 384
@@ -102,16 +102,6 @@ class QKFormer(HierarchicalModel):
         super().__init__(config, stages, widths, [form.stride for form in forms])
         self.config = config
         self.last_neuron = config.entry()
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """[T, B, D, H', W'] -> logits [B, num_classes]: mean over space and time, then linear.
-
-        Features are integers with the spike-add shortcut, spikes with the others.
-        """
-        mean = pooled(features).mean(0)
-        if pre_logits or isinstance(self.head, nn.Identity):
-            return mean
-        return self.head(mean.to(next(self.head.parameters()).dtype))
 
 
 _BASE = QKFormerConfig()

@@ -7,7 +7,18 @@ from typing import Any, TypeVar
 from torch import nn
 
 from spimm.kernels import Memory
-from spimm.layers import Ending, Residual, Shortcut, SpikingMLP, check_shortcut, ending, entry
+from spimm.layers import (
+    THRESHOLDS,
+    Ending,
+    Residual,
+    Shortcut,
+    SpikingMLP,
+    check_shortcut,
+    check_spk,
+    create_spk,
+    ending,
+    entry,
+)
 from spimm.neurons import Neuron, create_neuron
 from spimm.surrogate import Surrogate, create_surrogate
 
@@ -16,33 +27,27 @@ from spimm.surrogate import Surrogate, create_surrogate
 class ModelConfig:
     """Settings of every spiking model; a family adds its own and may change the defaults."""
 
-    num_heads: int = 8
-    mlp_ratio: float = 4.0
     num_classes: int = 1000
     num_steps: int = 4
     in_chans: int = 3
     neuron: str = "lif"
-    attention_neuron: str | None = None
-    """Neuron of the attention cores; None: the same as elsewhere."""
     tau: float = 2.0
     """Time constant of LIF and PLIF (start value); not used by IF."""
     surrogate: str | Surrogate = "sigmoid"
     detach_reset: bool = True
-    shortcut: Shortcut = "spike_add"
-    merge_scale: bool = False
-    """The scale 0.125 of spiking attention merged into its threshold: equal spikes, no multiplication."""
     memory: Memory = "full"
     """How convolutions keep their inputs for the backward pass: "full", or "packed" in 1 to 8 bits a value."""
     checkpoint: bool = False
     """Embeddings and blocks keep their inputs alone and compute the rest again in the backward pass."""
 
     def __post_init__(self) -> None:
-        check_shortcut(self.shortcut)
-        for label in ("num_heads", "num_steps", "in_chans"):
+        self.check_at_least_one("num_steps", "in_chans")
+
+    def check_at_least_one(self, *labels: str) -> None:
+        """Raises ValueError, naming the setting, unless each of them is 1 or more."""
+        for label in labels:
             if getattr(self, label) < 1:
                 raise ValueError(f"{label} is {getattr(self, label)}; wanted at least 1")
-        if not self.mlp_ratio > 0:
-            raise ValueError(f"mlp_ratio is {self.mlp_ratio}; wanted more than 0")
 
     def per_stage(self, label: str, stages: int, known: tuple[str, ...]) -> tuple[str, ...]:
         """One name a stage from a setting: a tuple, or a text, `a` for all stages or `a,b,c`.
@@ -61,11 +66,18 @@ class ModelConfig:
                 raise ValueError(f"unknown {label} {name!r}; did you mean {', '.join(near)}?")
         return names
 
-    def neuron_fn(self, kind: str | None = None, *, threshold: float = 1.0, learn_threshold: bool = False) -> Neuron:
+    def neuron_fn(
+        self,
+        kind: str | None = None,
+        *,
+        threshold: float = 1.0,
+        tau: float | None = None,
+        learn_threshold: bool = False,
+    ) -> Neuron:
         """A new neuron with these settings."""
         kind = kind or self.neuron
         surrogate = create_surrogate(self.surrogate) if isinstance(self.surrogate, str) else self.surrogate
-        leak: dict[str, Any] = {} if kind == "if" else {"tau": self.tau}
+        leak: dict[str, Any] = {} if kind == "if" else {"tau": tau or self.tau}
         return create_neuron(
             kind,
             threshold=threshold,
@@ -74,6 +86,26 @@ class ModelConfig:
             detach_reset=self.detach_reset,
             **leak,
         )
+
+
+@dataclass(frozen=True)
+class TransformerConfig(ModelConfig):
+    """Settings of the models with spiking attention and residual branches around single neurons."""
+
+    num_heads: int = 8
+    mlp_ratio: float = 4.0
+    attention_neuron: str | None = None
+    """Neuron of the attention cores; None: the same as elsewhere."""
+    shortcut: Shortcut = "spike_add"
+    merge_scale: bool = False
+    """The scale 0.125 of spiking attention merged into its threshold: equal spikes, no multiplication."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_shortcut(self.shortcut)
+        self.check_at_least_one("num_heads")
+        if not self.mlp_ratio > 0:
+            raise ValueError(f"mlp_ratio is {self.mlp_ratio}; wanted more than 0")
 
     def attention_neuron_fn(self, **settings: Any) -> Neuron:
         """A new neuron of an attention core."""
@@ -94,6 +126,47 @@ class ModelConfig:
     def mlp(self, dim: int, **settings: Any) -> SpikingMLP:
         """The branch that mixes channels."""
         return SpikingMLP(dim, int(dim * self.mlp_ratio), neuron=self.neuron_fn(), ending=self.ending(), **settings)
+
+
+@dataclass(frozen=True)
+class SPKConfig(ModelConfig):
+    """Settings of the models whose activations are SPK blocks (SpikeAtConv's), or in their place relu or gelu."""
+
+    num_steps: int = 1
+    surrogate: str | Surrogate = "atan"
+    spk: str = "mbpl"
+    """sl, rl, mbpl, hsl or dcl; relu and gelu make the spike-free counterpart."""
+    thresholds: str | tuple[float, ...] | None = None
+    """Of the block's neurons; a text names them with commas. None: the paper's, see layers.THRESHOLDS."""
+    taus: str | tuple[float, ...] | None = None
+    """Of HSL's two halves, written as the thresholds; None: `tau` for both."""
+    form: str | None = None
+    """How the block's description is read, see layers.FORMS; None: the reading recommended for the model."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_spk(self.spk, self.form)
+        self.spk_fn(2)
+
+    def spk_fn(self, channels: int, *, form: str | None = None, gain: float = 1.0) -> nn.Module:
+        """A new SPK block with these settings; with `gain` it fires on its input times that, by smaller thresholds."""
+        taus = self._numbers("taus")
+        thresholds = self._numbers("thresholds") or THRESHOLDS.get(self.spk)
+        return create_spk(
+            self.spk,
+            channels,
+            neuron_fn=self.neuron_fn,
+            thresholds=None if thresholds is None else [threshold / gain for threshold in thresholds],
+            taus=taus,
+            form=form or self.form,
+        )
+
+    def _numbers(self, label: str) -> tuple[float, ...] | None:
+        value = getattr(self, label)
+        try:
+            return tuple(map(float, value.split(","))) if isinstance(value, str) else value
+        except ValueError:
+            raise ValueError(f"{label} is {value!r}; wanted numbers with commas between them") from None
 
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)

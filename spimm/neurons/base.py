@@ -1,6 +1,7 @@
 """The contract of every neuron: a stateless multi-step forward, and `step` with the state passed by hand."""
 
 import abc
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,12 +10,28 @@ from spimm.kernels import Dynamics, lif
 from spimm.surrogate import Sigmoid, Surrogate
 
 
+class SpikeOutput(NamedTuple):
+    """What a neuron, or a block that takes its place, declares about its output."""
+
+    kind: Literal["binary", "integer", "concatenated", "real"]
+    """0 and 1; 0..levels; 0 and 1 in `branches` times the channels; anything."""
+    levels: int = 1
+    """Highest value, of spikes."""
+    branches: int = 1
+    """Output channels for each input channel."""
+
+
+BINARY = SpikeOutput("binary")
+
+
 class Neuron(nn.Module, abc.ABC):
     """Charge, fire, reset. Subclasses say only how the potential is charged (`charge`).
 
     threshold and v_reset are potentials in the units of the input; `v_reset=None` is the soft reset. The output is
     exactly 0 or 1 in the dtype of the input.
     """
+
+    output = BINARY
 
     def __init__(
         self,
