@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from spimm.data.transforms import seeded
+
 # Evaluation resizes the shorter side to size * 256 / 224 and keeps the centre: the usual ImageNet protocol.
 RESIZE_RATIO = 256 / 224
 
@@ -73,7 +75,5 @@ def _centre(image: Image.Image, size: int) -> Image.Image:
 def _random_crop(image: Image.Image, size: int, scale: tuple[float, float], seed: int) -> Image.Image:
     from torchvision.transforms import v2
 
-    # torchvision draws from the global generator: seed it for this one image and put it back.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         return v2.RandomResizedCrop(size, scale=scale, antialias=True)(image)

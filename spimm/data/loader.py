@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from spimm.data.mix import Mix
 from spimm.data.split import ImageSplit
 from spimm.data.transforms import Augment, normalize
 
@@ -28,6 +29,7 @@ class Loader:
 
     Sequences give [B, T, C, H, W] in (T, B, H, W, C) memory; all frames of one share what augmentation draws.
     batch_size: images per batch and rank. mean, std: per channel on the 0..1 scale. augment: None for evaluation.
+    mix: mixup and CutMix of what augmentation gives; labels become probabilities, float32 [B, K], where it is on.
     shuffle: a new order every epoch. drop_last: leave out the images that do not fill a batch on every rank.
     num_workers: processes that prepare batches, worth their cost for image files; the batches do not depend on it.
     rank, world_size: the ranks share each global batch of world_size * batch_size images, without overlap. Every rank
@@ -40,6 +42,7 @@ class Loader:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: Augment | None = None
+    mix: Mix | None = None
     shuffle: bool = False
     drop_last: bool = False
     seed: int = 0
@@ -60,6 +63,11 @@ class Loader:
             raise ValueError(f"crop_scale is for image files, got {self.augment.crop_scale} for images in memory")
         if self.augment and self.augment.erase and self.split.frames is not None:
             raise ValueError(f"erase is for images, got {self.augment.erase} for sequences of frames")
+        if self.augment and self.augment.auto_augment and (self.split.frames or self.split.in_chans not in (1, 3)):
+            seen = f"{self.split.in_chans} channels" + (f", {self.split.frames} frames" if self.split.frames else "")
+            raise ValueError(f"auto_augment is for images of 1 or 3 channels, got {seen}")
+        if self.mix and self.augment is None:
+            raise ValueError(f"mix is for training and wants an augment, got {self.mix} without")
         smallest = min((stop - start for start, stop in map(self._bounds, range(len(self))[-2:])), default=0)
         if smallest < self.world_size:
             seen = f"{len(self.split)} images, batch_size {self.batch_size}, world_size {self.world_size}"
@@ -120,23 +128,30 @@ class Loader:
         count = stop - start
         first, end = (start + count * rank // self.world_size for rank in (self.rank, self.rank + 1))
         chosen = order[first:end]
+        labels = self.split.labels[chosen]
         if self.augment is None:
-            return self._normalized(self.split.read(chosen)), self.split.labels[chosen]
+            return self._in_frames(self._normalized(self.split.read(chosen))), labels
         generator = _generator(_AUGMENT, self.seed, epoch, index, self.rank)
         crop_scale = None if isinstance(self.split.images, Tensor) else self.augment.crop_scale or DEFAULT_CROP_SCALE
         images = self.split.read(chosen, crop_scale=crop_scale, generator=generator)
         if self.split.frames is not None:
             images = images.float()  # a turned count is no integer
         images = self._normalized(self.augment.move(images, generator))
-        return self.augment.hide(images, generator), self.split.labels[chosen]
+        images = self.augment.hide(images, generator)
+        if self.mix is not None and self.mix.covers(epoch):
+            images, labels = self.mix(images, labels, generator)
+        return self._in_frames(images), labels
 
     def _normalized(self, images: Tensor) -> Tensor:
-        """Images [B, C, H, W] -> same; sequences as they are read, [B, T * C, H, W] -> [B, T, C, H, W]."""
-        frames = self.split.frames
-        if frames is None:
-            return normalize(images, self.mean, self.std)
-        flat = normalize(images, self.mean * frames, self.std * frames)
-        steps_TBHWC = flat.unflatten(1, (frames, -1)).permute(1, 0, 3, 4, 2).contiguous()
+        """Images [B, C, H, W], or sequences as they are read, [B, T * C, H, W] -> same."""
+        frames = self.split.frames or 1
+        return normalize(images, self.mean * frames, self.std * frames)
+
+    def _in_frames(self, images: Tensor) -> Tensor:
+        """Images as they are; sequences as they are read, [B, T * C, H, W] -> [B, T, C, H, W]."""
+        if self.split.frames is None:
+            return images
+        steps_TBHWC = images.unflatten(1, (self.split.frames, -1)).permute(1, 0, 3, 4, 2).contiguous()
         return steps_TBHWC.permute(1, 0, 4, 2, 3)
 
 

@@ -5,6 +5,8 @@ from the given generator, which lives on the device of the images.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +24,8 @@ class Augment:
 
     pad: shift by up to `pad` pixels each way, black comes in at the border (= crop from a padded image).
     flip: mirror left-right with probability 1/2. rotate: turn by up to `rotate` degrees each way.
+    shear: slant rows sideways by up to `shear` degrees each way, resampled once together with the turn.
+    auto_augment: AutoAugment's ImageNet policy (Cubuk et al. 2019), for uint8 images of one or three channels.
     erase: probability that a random rectangle is replaced by noise.
     crop_scale: image files only, area range of their random resized crop; None means (0.08, 1).
     """
@@ -30,6 +34,8 @@ class Augment:
     flip: bool = False
     erase: float = 0.0
     rotate: float = 0.0
+    shear: float = 0.0
+    auto_augment: bool = False
     crop_scale: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -39,6 +45,8 @@ class Augment:
             raise ValueError(f"erase must be a probability in [0, 1], got {self.erase}")
         if not 0 <= self.rotate <= 180:
             raise ValueError(f"rotate must lie in [0, 180] degrees, got {self.rotate}")
+        if not 0 <= self.shear < 90:
+            raise ValueError(f"shear must lie in [0, 90) degrees, got {self.shear}")
         if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(f"crop_scale must be (low, high) with 0 < low <= high <= 1, got {self.crop_scale}")
 
@@ -47,12 +55,17 @@ class Augment:
         return self.hide(self.move(images, generator), generator)
 
     def move(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Rotated, shifted and flipped images, uint8 or float [B, C, H, W] -> same. Black is 0: use before norm."""
-        if self.rotate:
-            images = rotate(images, self.rotate, generator)
+        """Warped, shifted and flipped images, then AutoAugment, uint8 or float [B, C, H, W] -> same.
+
+        Black is 0: use before norm. ValueError for AutoAugment of images that are not uint8.
+        """
+        if self.rotate or self.shear:
+            images = warp(images, generator, rotate=self.rotate, shear=self.shear)
         if self.pad:
             images = shift(images, self.pad, generator)
-        return flip(images, generator) if self.flip else images
+        if self.flip:
+            images = flip(images, generator)
+        return auto_augment(images, generator) if self.auto_augment else images
 
     def hide(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Images with erased patches, uint8 or float [B, C, H, W] -> same. Float noise is N(0, 1): use after norm."""
@@ -82,18 +95,52 @@ def flip(images: Tensor, generator: torch.Generator) -> Tensor:
     return images_BHWC.index_copy(0, chosen, mirrored).permute(0, 3, 1, 2)
 
 
-def rotate(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
-    """Images turned about their centre by an angle in [-degrees, degrees], bilinear, zeros outside. -> same."""
+def warp(images: Tensor, generator: torch.Generator, *, rotate: float = 0.0, shear: float = 0.0) -> Tensor:
+    """Images slanted sideways, then turned, both about their centre: bilinear, zeros outside. [B, C, H, W] -> same.
+
+    rotate, shear: angles are drawn from [-rotate, rotate] and [-shear, shear], degrees.
+    """
     height, width = images.shape[-2:]
-    draw = torch.rand(len(images), generator=generator, device=images.device)
-    angle = (2 * draw - 1) * math.radians(degrees)
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    theta = torch.stack([cos, -sin * height / width, zero, sin * width / height, cos, zero], dim=1).view(-1, 2, 3)
+    angle, slant = (_angles(limit, images, generator) for limit in (rotate, shear))
+    cos, sin, tan, zero = angle.cos(), angle.sin(), slant.tan(), torch.zeros_like(angle)
+    # Where each pixel comes from: turned back, then slanted back.
+    across = [cos + tan * sin, (tan * cos - sin) * height / width, zero]
+    theta = torch.stack([*across, sin * width / height, cos, zero], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    turned = F.grid_sample(images.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    warped = F.grid_sample(images.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     if not images.is_floating_point():
-        turned = turned.round_().clamp_(0, 255)
-    return turned.to(images.dtype).contiguous(memory_format=torch.channels_last)
+        warped = warped.round_().clamp_(0, 255)
+    return warped.to(images.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _angles(limit: float, images: Tensor, generator: torch.Generator) -> Tensor:
+    """One angle in [-limit, limit] degrees for each image, in radians, [B]. Draws nothing for a limit of 0."""
+    if not limit:
+        return torch.zeros(len(images), device=images.device)
+    draw = torch.rand(len(images), generator=generator, device=images.device)
+    return (2 * draw - 1) * math.radians(limit)
+
+
+def auto_augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """AutoAugment's ImageNet policy, bilinear, zeros outside. uint8 [B, 1 or 3, H, W] -> same."""
+    from torchvision.transforms import v2
+
+    if images.dtype != torch.uint8:
+        raise ValueError(f"auto_augment wants uint8 images, got {images.dtype}")
+    policy = v2.AutoAugment(interpolation=v2.InterpolationMode.BILINEAR)
+    with seeded(int(torch.randint(2**31, (), generator=generator, device=images.device))):
+        changed = torch.stack([policy(image) for image in images])
+    return changed.contiguous(memory_format=torch.channels_last)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, torch's global generator starts from `seed`; afterwards it is as before. For torchvision, which draws
+    from no other.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def erase(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:

@@ -18,7 +18,8 @@ class ConvNeuron(nn.Module):
 
     Stands for a ConvUnit in inference and is called as one: `added` is added to the output or, with `adds_first`, to
     what the neuron fires on, and an x: [1, ...] with `num_steps` is the same at every step. conv: one convolution or a
-    row of them. `storage` is the dtype that x is brought to, where it is not that of the convolution already.
+    row of them, the last with a bias. `storage` is the dtype that x is brought to, where it is not that of the
+    convolution already.
     """
 
     ones: Tensor
@@ -39,9 +40,10 @@ class ConvNeuron(nn.Module):
         self.neuron = neuron
         self.adds_first = adds_first
         self.storage = storage
-        last = [part for part in conv.modules() if isinstance(part, nn.Conv2d)][-1]
+        bias = [part.bias for part in conv.modules() if isinstance(part, nn.Conv2d)][-1]
+        assert bias is not None
         for name, value in (("ones", 1.0), ("zeros", 0.0)):
-            self.register_buffer(name, last.weight.new_full((last.out_channels,), value), persistent=False)
+            self.register_buffer(name, torch.full_like(bias, value, requires_grad=False), persistent=False)
 
     def forward(self, x: Tensor, num_steps: int | None = None, *, added: Tensor | None = None) -> Tensor:
         x = x if self.storage is None else x.to(self.storage)

@@ -5,7 +5,6 @@ inference (deploy.fold). N samples and steps, C channels, H W space.
 """
 
 from torch import Tensor, nn
-from torch.nn.functional import conv2d
 
 from spimm.kernels import depthwise_conv2d
 from spimm.layers.conv import ConvNormNeuron, ConvUnit, SpikeConv2d
@@ -21,7 +20,7 @@ class DepthwiseConv2d(nn.Conv2d):
         super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return depthwise_conv2d(x, self.weight)
+        return depthwise_conv2d(x, self.weight, self.bias)
 
 
 class BranchConv2d(nn.Conv2d):
@@ -37,13 +36,7 @@ class BranchConv2d(nn.Conv2d):
         self.branches = branches
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.stride == (1, 1) and self.in_channels == self.out_channels:
-            y = depthwise_conv2d(x, self.weight)
-        else:
-            y = conv2d(x, self.weight, None, self.stride, self.padding, groups=self.groups)
-        if self.branches > 1:
-            y = y.movedim(1, -1).unflatten(-1, (self.branches, -1)).sum(-2).movedim(-1, 1)
-        return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+        return depthwise_conv2d(x, self.weight, self.bias, stride=self.stride[0], branches=self.branches)
 
 
 class BorderConv2d(nn.Conv2d):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spimm.kernels import Dynamics, lif, multi_lif
+from spimm.kernels.multi_lif import MAX_THRESHOLDS
 from spimm.layers.conv import ConvNormNeuron, ConvUnit
 from spimm.layers.norm import batch_norm
 from spimm.layers.repconv import BranchConv2d, DepthwiseConv2d
@@ -42,8 +43,9 @@ class MultiLIF(nn.Module):
         super().__init__()
         if combine not in ("sum", "concat"):
             raise ValueError(f"combine is {combine!r}; wanted 'sum' or 'concat'")
-        if not thresholds or not min(thresholds) > neuron.dynamics().rest:
-            raise ValueError(f"thresholds are {tuple(thresholds)}; wanted one or more above {neuron.dynamics().rest}")
+        rest = neuron.dynamics().rest
+        if not 1 <= len(thresholds) <= MAX_THRESHOLDS or not all(threshold > rest for threshold in thresholds):
+            raise ValueError(f"thresholds are {tuple(thresholds)}; wanted 1 to {MAX_THRESHOLDS} above {rest}")
         self.neuron = neuron
         self.thresholds = tuple(map(float, thresholds))
         self.combine = combine
@@ -239,13 +241,17 @@ def create_spk(
     Raises ValueError for unknown names and forms, and another number of thresholds or taus.
     """
     check_spk(kind, form)
+    if taus is not None and (kind != "hsl" or len(taus) != 2):
+        raise ValueError(f"taus are {tuple(taus)} for the SPK block {kind}; they are for hsl, one for each half")
     if kind in ACTIVATIONS:
+        if thresholds is not None:
+            raise ValueError(f"thresholds are {tuple(thresholds)}; {kind} has none")
         return Activation(ACTIVATIONS[kind]())
+    if kind == "hsl" and channels % 2:
+        raise ValueError(f"{channels} channels do not divide into two halves")
     given = tuple(THRESHOLDS[kind] if thresholds is None else thresholds)
     if kind != "mbpl" and len(given) != len(THRESHOLDS[kind]):
         raise ValueError(f"the SPK block {kind} has {len(THRESHOLDS[kind])} neurons; {len(given)} thresholds are given")
-    if taus is not None and (kind != "hsl" or len(taus) != 2):
-        raise ValueError(f"taus are {tuple(taus)} for the SPK block {kind}; they are for hsl, one for each half")
     form = form or FORMS.get(kind, ("",))[0]
     if kind == "sl":
         return neuron_fn(threshold=given[0])

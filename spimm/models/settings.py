@@ -33,6 +33,8 @@ class ModelConfig:
     neuron: str = "lif"
     tau: float = 2.0
     """Time constant of LIF and PLIF (start value); not used by IF."""
+    decay_input: bool = True
+    """LIF and PLIF take in x / tau; False: x as it is. Not used by IF."""
     surrogate: str | Surrogate = "sigmoid"
     detach_reset: bool = True
     memory: Memory = "full"
@@ -77,7 +79,7 @@ class ModelConfig:
         """A new neuron with these settings."""
         kind = kind or self.neuron
         surrogate = create_surrogate(self.surrogate) if isinstance(self.surrogate, str) else self.surrogate
-        leak: dict[str, Any] = {} if kind == "if" else {"tau": tau or self.tau}
+        leak: dict[str, Any] = {} if kind == "if" else {"tau": self.tau if tau is None else tau}
         return create_neuron(
             kind,
             threshold=threshold,
@@ -136,7 +138,7 @@ class SPKConfig(ModelConfig):
     surrogate: str | Surrogate = "atan"
     spk: str = "mbpl"
     """sl, rl, mbpl, hsl or dcl; relu and gelu make the spike-free counterpart."""
-    thresholds: str | tuple[float, ...] | None = None
+    thresholds: str | float | tuple[float, ...] | None = None
     """Of the block's neurons; a text names them with commas. None: the paper's, see layers.THRESHOLDS."""
     taus: str | tuple[float, ...] | None = None
     """Of HSL's two halves, written as the thresholds; None: `tau` for both."""
@@ -146,12 +148,15 @@ class SPKConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_spk(self.spk, self.form)
+        if self.taus is not None and self.neuron == "if":
+            raise ValueError(f"taus are {self.taus!r}; the neuron if has no time constant")
         self.spk_fn(2)
 
     def spk_fn(self, channels: int, *, form: str | None = None, gain: float = 1.0) -> nn.Module:
         """A new SPK block with these settings; with `gain` it fires on its input times that, by smaller thresholds."""
-        taus = self._numbers("taus")
-        thresholds = self._numbers("thresholds") or THRESHOLDS.get(self.spk)
+        taus, thresholds = self._numbers("taus"), self._numbers("thresholds")
+        if thresholds is None:
+            thresholds = THRESHOLDS.get(self.spk)
         return create_spk(
             self.spk,
             channels,
@@ -163,6 +168,8 @@ class SPKConfig(ModelConfig):
 
     def _numbers(self, label: str) -> tuple[float, ...] | None:
         value = getattr(self, label)
+        if isinstance(value, int | float):
+            return (float(value),)
         try:
             return tuple(map(float, value.split(","))) if isinstance(value, str) else value
         except ValueError:

@@ -6,6 +6,7 @@ shortcut carries membranes. T time, B batch, C channels, H W space.
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -69,8 +70,10 @@ class SpikeAtConvConfig(SPKConfig):
             if len(getattr(self, label)) != stages:
                 raise ValueError(f"{label} are {getattr(self, label)}; wanted one for each of {stages} stages")
         for label in ("widths", "depths", "strides"):
-            if min(getattr(self, label)) < 1:
+            if min(getattr(self, label), default=0) < 1:
                 raise ValueError(f"{label} are {getattr(self, label)}; wanted 1 or more in each stage")
+        if self.widths[0] < 2 or any(wide % narrow for narrow, wide in pairwise(self.widths)):
+            raise ValueError(f"widths are {self.widths}; wanted 2 or more, each a multiple of the one before it")
         self.check_at_least_one("stem_stride", "group_size", "head_dim")
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size is {self.kernel_size}; wanted an odd number")

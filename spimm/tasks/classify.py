@@ -33,7 +33,7 @@ class Classify:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """images: [B, C, H, W], labels: int64 [B] -> {"loss": scalar fp32, "output": logits [B, K]}.
+        """images: [B, C, H, W], labels: int64 [B] or probabilities [B, K] -> {"loss": scalar fp32, "output": [B, K]}.
 
         The output of two classifiers is the mean of their logits. Labels on an accelerator are not looked at, for that
         would wait for it: `check_labels` them before the copy.
@@ -50,12 +50,14 @@ class Classify:
         return {"loss": loss, "output": first if second is first else (first + second) / 2}
 
     def check_labels(self, labels: Tensor) -> None:
-        """ValueError naming the first class index outside [0, num_classes) and where it is."""
-        if labels.is_floating_point() or labels.dim() != 1:
-            raise ValueError(
-                f"labels must be whole numbers of shape [B], got {labels.dtype} of shape {list(labels.shape)}"
-            )
+        """ValueError naming the first class index outside [0, num_classes), or row of no probabilities, and where."""
+        if labels.dim() != (2 if labels.is_floating_point() else 1):
+            wanted = f"whole numbers of shape [B], or probabilities of shape [B, {self.num_classes}]"
+            raise ValueError(f"labels must be {wanted}, got {labels.dtype} of shape {list(labels.shape)}")
         if labels.numel() == 0:
+            return
+        if labels.is_floating_point():
+            self._check_probabilities(labels)
             return
         low, high = torch.aminmax(labels)
         if low >= 0 and high < self.num_classes:
@@ -65,6 +67,15 @@ class Classify:
             f"class index {int(labels[position])} (label number {position}) is out of range: "
             f"num_classes is {self.num_classes}, so labels must lie in 0..{self.num_classes - 1}"
         )
+
+    def _check_probabilities(self, labels: Tensor) -> None:
+        if labels.shape[1] != self.num_classes:
+            raise ValueError(f"num_classes is {self.num_classes}, got probabilities of shape {list(labels.shape)}")
+        wrong = ~((labels.sum(1) - 1).abs() <= 1e-3) | (labels < 0).any(1)  # a sum of nan is wrong as well
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            seen = f"a sum of {labels[row].sum().item():.6g} and a minimum of {labels[row].min().item():.6g}"
+            raise ValueError(f"probabilities must be 0 or more with a sum of 1, got {seen} (label number {row})")
 
     def metric(self, *, confusion: bool = False) -> "ClassifyMetric":
         """An empty metric for this task."""

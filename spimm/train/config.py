@@ -62,6 +62,12 @@ class Recipe:
     """decay of the optimiser's running moments"""
     label_smoothing: float = 0.0
     """share of the target spread over all classes"""
+    mixup: float = 0.0
+    """blend two images, their shares from Beta(mixup, mixup); 0 is off; with cutmix too, each batch draws one"""
+    cutmix: float = 0.0
+    """paste a rectangle of one image into another, its share from Beta(cutmix, cutmix); 0 is off"""
+    mix_epochs: int | None = None
+    """epochs with mixup and cutmix, from the first; None is all of them"""
     teacher: str | None = None
     """name of a timm model that the model learns from as well as from the labels; it sees the same batches"""
     teacher_weights: str | None = None
@@ -102,7 +108,7 @@ class Recipe:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("cooldown_epochs", "warmup_epochs", "checkpoint_every", "num_workers", "seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("weight_decay", "clip_norm", "min_lr", "warmup_lr"):
+        for name in ("weight_decay", "clip_norm", "min_lr", "warmup_lr", "mixup", "cutmix"):
             value = getattr(self, name)
             _require(0.0 <= value < math.inf, name, value, "0 or more and finite")
         for name in ("label_smoothing", "ema_decay"):
@@ -122,6 +128,7 @@ class Recipe:
         _require(in_folds, "fold", self.fold, f"None or in [0, {self.folds}) for folds={self.folds}")
         steps = self.model_options.get("num_steps", self.frames)
         _require(self.frames in (None, steps), "frames", self.frames, f"the model_options.num_steps={steps}")
+        _require(self.mix_epochs is None or self.mix_epochs >= 1, "mix_epochs", self.mix_epochs, "None or at least 1")
         _require(self.optimizer in ("adamw", "lamb"), "optimizer", self.optimizer, "adamw or lamb")
         self._check_teaching()
         _require(self.precision in ("fp32", "bf16"), "precision", self.precision, "fp32 or bf16")

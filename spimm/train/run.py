@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from spimm.data import ImageData, Loader, load_data
+from spimm.data import ImageData, Loader, Mix, load_data
 from spimm.files import write_text
 from spimm.models import create_model
 from spimm.tasks import Classify, Distill
@@ -129,13 +129,15 @@ def build_model(recipe: Recipe, data: ImageData) -> nn.Module:
 
 
 def build_loader(recipe: Recipe, data: ImageData, *, train: bool) -> Loader:
-    """Shuffled, augmented, whole batches of the training split; or the test split in order, to the last image."""
+    """Shuffled, augmented and mixed whole batches of the training split; or the test split in order, to its end."""
+    mixed = train and (recipe.mixup or recipe.cutmix)
     return Loader(
         data.train if train else data.test,
         recipe.batch_size,
         mean=data.mean,
         std=data.std,
         augment=recipe.augment if train else None,
+        mix=Mix(data.num_classes, recipe.mixup, recipe.cutmix, recipe.mix_epochs) if mixed else None,
         shuffle=train,
         drop_last=train,
         seed=recipe.seed,

@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-from spimm.data import Augment, ImageSplit, Loader, load_data
+from spimm.data import Augment, ImageSplit, Loader, Mix, load_data
 
 NORM = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
 AUGMENT = Augment(pad=2, flip=True, erase=0.5, rotate=15)
@@ -87,6 +87,56 @@ def test_shuffled_augmented_sequences_resume_in_mid_epoch():
     whole = list(Loader(sequences_of(23), 6, **settings).iterate(2))
     assert equal(Loader(sequences_of(23), 6, **settings).iterate(2, 2), whole[2:])
     assert not equal(Loader(sequences_of(23), 6, **settings).iterate(1), whole)
+
+
+@pytest.mark.parametrize("mix", [Mix(23, mixup=1.0), Mix(23, cutmix=1.0), Mix(23, mixup=1.0, cutmix=1.0)], ids=str)
+def test_mixed_batches_resume_in_mid_epoch_to_the_last_odd_one(mix):
+    settings = dict(**NORM, augment=AUGMENT, mix=mix, shuffle=True, seed=3)
+    whole = list(Loader(split_of(23), 6, **settings).iterate(2))
+    assert [labels.shape for _, labels in whole] == [(6, 23)] * 3 + [(5, 23)]
+    assert equal(Loader(split_of(23), 6, **settings).iterate(2, 2), whole[2:])
+    assert not torch.equal(whole[0][1], next(Loader(split_of(23), 6, **settings).iterate(1))[1])
+
+
+def test_batches_are_mixed_after_augmentation_and_only_in_their_epochs():
+    settings = dict(**NORM, augment=AUGMENT, shuffle=True)
+    mixed, plain = (
+        Loader(split_of(24), 6, **settings, mix=Mix(24, mixup=1.0, epochs=1)),
+        Loader(split_of(24), 6, **settings),
+    )
+    assert equal(mixed.iterate(1), plain.iterate(1))
+    for (blend, targets), (images, labels) in zip(mixed.iterate(0), plain.iterate(0), strict=True):
+        share = targets[range(6), labels][:, None, None, None]
+        torch.testing.assert_close(blend, share * images + (1 - share) * images.roll(1, 0))
+        assert blend.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_sequences_are_mixed_frame_by_frame():
+    settings = dict(mean=(0.5, 0.4), std=(0.2, 0.3), augment=Augment(pad=1))
+    (blend, targets), (images, labels) = (
+        next(iter(Loader(sequences_of(10), 5, **settings, **mixing))) for mixing in ({"mix": Mix(10, mixup=1.0)}, {})
+    )
+    share = targets[range(5), labels][:, None, None, None, None]
+    torch.testing.assert_close(blend, share * images + (1 - share) * images.roll(1, 0))
+    assert blend.permute(1, 0, 3, 4, 2).is_contiguous()
+
+
+def test_auto_augment_changes_the_images_before_they_are_normalised():
+    loader = Loader(split_of(40), 40, mean=(0.0,) * 3, std=(1 / 255,) * 3, augment=Augment(auto_augment=True))
+    (images, _), (again, _) = next(iter(loader)), next(iter(loader))
+    assert torch.equal(images, again)
+    torch.testing.assert_close(images, images.round(), atol=1e-3, rtol=0)
+    same = (images.round() == split_of(40).images.permute(0, 3, 1, 2)).flatten(1).all(1)
+    assert 0 < int(same.sum()) < 20
+
+
+def test_auto_augment_of_what_is_no_image_is_refused():
+    settings = dict(mean=(0.0, 0.0), std=(1.0, 1.0), augment=Augment(auto_augment=True))
+    with pytest.raises(ValueError, match=r"auto_augment is for images .* got 2 channels, 3 frames"):
+        Loader(sequences_of(10), 4, **settings)
+    two = ImageSplit(torch.zeros(4, 3, 3, 2, dtype=torch.uint8), torch.arange(4))
+    with pytest.raises(ValueError, match=r"auto_augment is for images .* got 2 channels"):
+        Loader(two, 4, **settings)
 
 
 def test_noise_in_place_of_events_is_refused():
@@ -200,6 +250,7 @@ def test_ranks_draw_different_augmentations():
         ({"rank": 2, "world_size": 2}, r"rank must lie in \[0, 2\), got 2"),
         ({"mean": (0.5,)}, "need 3 values"),
         ({"augment": Augment(crop_scale=(0.5, 1.0))}, "crop_scale is for image files"),
+        ({"mix": Mix(10, mixup=0.5)}, "mix is for training and wants an augment"),
         ({"batch_size": 11, "drop_last": True}, "every rank must have an image in every batch"),
         ({"world_size": 11}, "every rank must have an image in every batch"),
         ({"batch_size": 1, "world_size": 3}, "every rank must have an image in every batch"),

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from spimm.data import Augment
-from spimm.data.transforms import channel_statistics, erase, flip, normalize, resize, rotate, shift
+from spimm.data.transforms import auto_augment, channel_statistics, erase, flip, normalize, resize, shift, warp
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -23,7 +23,8 @@ AUGMENTS = [
     Augment(flip=True),
     Augment(erase=0.5),
     Augment(rotate=20),
-    Augment(pad=3, flip=True, erase=1, rotate=180),
+    Augment(shear=20),
+    Augment(pad=3, flip=True, erase=1, rotate=180, shear=45),
 ]
 
 
@@ -51,7 +52,9 @@ def test_every_image_of_a_batch_draws_its_own_augmentation(augment):
     assert len(torch.unique(result, dim=0)) > 1
 
 
-@pytest.mark.parametrize("transform", [lambda x, g: shift(x, 2, g), flip, lambda x, g: rotate(x, 30, g)])
+@pytest.mark.parametrize(
+    "transform", [lambda x, g: shift(x, 2, g), flip, lambda x, g: warp(x, g, rotate=30, shear=10), auto_augment]
+)
 def test_moving_one_image_does_not_touch_the_others(transform):
     images = images_of()
     changed = images.clone()
@@ -103,15 +106,65 @@ def test_erasing_replaces_one_rectangle_in_the_expected_share_of_images():
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 5)])
-def test_a_turn_by_a_known_angle_moves_a_pixel_where_trigonometry_says(size, monkeypatch):
+@pytest.mark.parametrize(("turn", "slant"), [(10, 0), (0, 12), (10, 12)])
+def test_a_warp_by_known_angles_moves_a_pixel_where_trigonometry_says(turn, slant, size, monkeypatch):
     height, width = size
     monkeypatch.setattr(torch, "rand", lambda count, **_: torch.ones(count))  # the largest angle
     ramp = torch.arange(width).float().expand(1, 1, height, width).contiguous()
-    turned = rotate(ramp, 10, seeded())
+    warped = warp(ramp, seeded(), rotate=turn, shear=slant)
     row, column = height // 2 + 1, width // 2
     down, right = row - (height - 1) / 2, column - (width - 1) / 2
-    source = right * math.cos(math.radians(10)) - down * math.sin(math.radians(10)) + (width - 1) / 2
-    torch.testing.assert_close(turned[0, 0, row, column].item(), source, atol=1e-4, rtol=0)
+    cos, sin, tan = math.cos(math.radians(turn)), math.sin(math.radians(turn)), math.tan(math.radians(slant))
+    turned_right, turned_down = right * cos - down * sin, right * sin + down * cos
+    source = turned_right + tan * turned_down + (width - 1) / 2
+    torch.testing.assert_close(warped[0, 0, row, column].item(), source, atol=1e-4, rtol=0)
+
+
+def test_a_shear_of_45_degrees_moves_each_row_by_its_height_and_no_pixel_up_or_down(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda count, **_: torch.ones(count))
+    images = images_of(height=9, width=9)
+    slanted = warp(images, seeded(), shear=45)
+    for row in range(9):
+        moved = row - 4
+        kept = images[..., row, max(moved, 0) : 9 + min(moved, 0)]
+        assert torch.equal(slanted[..., row, max(-moved, 0) : 9 - max(moved, 0)], kept)
+        assert slanted[..., row, :].count_nonzero() == kept.numel()
+
+
+def test_no_warp_changes_nothing_and_no_shear_leaves_the_turn_and_its_draws_alone():
+    images, alone, beside = images_of(), seeded(), seeded()
+    assert torch.equal(warp(images, alone), images)
+    assert torch.equal(alone.get_state(), beside.get_state())
+    warp(images, alone, rotate=30)
+    torch.rand(len(images), generator=beside)
+    assert torch.equal(alone.get_state(), beside.get_state())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_auto_augment_repeats_by_generator_draws_for_each_image_and_spares_input_and_global_generator(channels):
+    images = images_of(batch=1, channels=channels).expand(64, -1, -1, -1)
+    before, state = images.clone(), torch.get_rng_state()
+    result = Augment(auto_augment=True)(images, seeded())
+    assert (result.shape, result.dtype) == (images.shape, torch.uint8)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(result, auto_augment(images, seeded()))
+    assert not torch.equal(result, auto_augment(images, seeded(1)))
+    assert len(result.unique(dim=0)) > 10
+    assert torch.equal(images, before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_auto_augment_holds_the_operations_of_its_policy():
+    images = images_of(batch=1).expand(400, -1, -1, -1)
+    result = auto_augment(images, seeded())
+    assert (result == images).flatten(1).all(1).any()  # both operations left out
+    assert (result == 255 - images).flatten(1).all(1).any()  # inverted and not equalized
+    assert (result[:, :, 0, 0] == 0).all(1).any()  # turned: black comes in
+
+
+def test_auto_augment_of_floats_is_refused():
+    with pytest.raises(ValueError, match=r"auto_augment wants uint8 images, got torch\.float32"):
+        Augment(auto_augment=True)(images_of().float(), seeded())
 
 
 def test_normalisation_is_the_textbook_formula_in_channels_last_memory():
@@ -148,7 +201,16 @@ def test_resizing_to_the_same_size_is_the_identity():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"pad": -1}, {"erase": 1.5}, {"rotate": 200}, {"crop_scale": (0.9, 0.1)}, {"crop_scale": (0.0, 1.0)}]
+    "settings",
+    [
+        {"pad": -1},
+        {"erase": 1.5},
+        {"rotate": 200},
+        {"shear": 90},
+        {"shear": -1},
+        {"crop_scale": (0.9, 0.1)},
+        {"crop_scale": (0.0, 1.0)},
+    ],
 )
 def test_settings_out_of_range_are_refused(settings):
     (name,) = settings

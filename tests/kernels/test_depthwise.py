@@ -19,6 +19,7 @@ SIZES = {
     "a vector": (2, 16, 8, 8),
     "many": (5, 70, 13, 11),
     "a line": (2, 33, 1, 20),
+    "several bands of rows": (1, 17, 113, 60),
 }
 FACTORS = {
     "dtype": list(ROUNDING),
@@ -27,6 +28,9 @@ FACTORS = {
     "bias": [False, True],
     "contiguous": [True, False],
     "threads": [1, 2],
+    "stride": [1, 2],
+    "branches": [1, 4],
+    "multiplier": [1, 2],
 }
 
 
@@ -35,18 +39,25 @@ FACTORS = {
 def test_output_and_every_gradient_agree_with_the_reference(
     case: dict[str, Any], backend: str, with_threads: Any
 ) -> None:
-    dtype, shape, kernel = case["dtype"], SIZES[case["size"]], case["kernel"]
+    dtype, (images, channels, *area), kernel = case["dtype"], SIZES[case["size"]], case["kernel"]
+    branches, out_chans = case["branches"], case["multiplier"] * channels
+    form = {"stride": case["stride"], "branches": branches}
     with_threads(case["threads"])
-    exact = [values(*shape, seed=0), values(shape[1], 1, kernel, kernel, seed=1), values(shape[1], seed=2)]
+    exact = [
+        values(images, branches * channels, *area, seed=0),
+        values(branches * out_chans, 1, kernel, kernel, seed=1),
+        values(out_chans, seed=2),
+    ]
     exact = [tensor.to(dtype).double().requires_grad_() for tensor in exact[: 3 if case["bias"] else 2]]
     bias = exact[2] if case["bias"] else None
-    grad = values(*shape, seed=3).to(dtype)
-    expected = truth(exact[0], exact[1], bias)
+    expected = truth(exact[0], exact[1], bias, **form)
+    assert expected.shape == (images, out_chans, *(-(-side // case["stride"]) for side in area))
+    grad = values(*expected.shape, seed=3).to(dtype)
     expected_grads = torch.autograd.grad(expected, exact, grad.double())
 
     inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in exact]
     x = inputs[0] if case["contiguous"] else inputs[0].contiguous(memory_format=torch.channels_last)
-    found = depthwise_conv2d(x, inputs[1], inputs[2] if case["bias"] else None, backend=backend)
+    found = depthwise_conv2d(x, inputs[1], inputs[2] if case["bias"] else None, **form, backend=backend)
     grads = torch.autograd.grad(found, inputs, grad)
     assert found.dtype == dtype
     assert_near(found, expected, ROUNDING[dtype], "output")
@@ -68,9 +79,15 @@ def test_under_autocast_it_computes_in_bfloat16() -> None:
 
 def test_other_kernels_are_served_by_the_reference() -> None:
     x, weight = values(2, 4, 5, 5).float(), values(4, 1, 9, 9).float()
-    assert torch.equal(depthwise_conv2d(x, weight), truth(x, weight, None))
-    with pytest.raises(RuntimeError, match=r"it knows kernels of \(3, 5, 7\), weight is \(4, 1, 9, 9\)"):
+    assert torch.equal(depthwise_conv2d(x, weight), truth(x, weight, None, stride=1, branches=1))
+    with pytest.raises(RuntimeError, match=r"it knows kernels of \(3, 5, 7\) .*; weight is \(4, 1, 9, 9\)"):
         depthwise_conv2d(x, weight, backend="cpu")
+
+
+@pytest.mark.parametrize("settings", [{"branches": 3}, {"branches": 0}, {"stride": 0}])
+def test_settings_that_do_not_fit_are_named(settings: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="wanted"):
+        depthwise_conv2d(torch.zeros(2, 4, 5, 5), torch.zeros(4, 1, 3, 3), **settings)
 
 
 @pytest.mark.parametrize("shape", [(4, 4, 3, 3), (4, 1, 2, 2), (4, 1, 3, 5), (3, 1, 3, 3)])
@@ -80,11 +97,14 @@ def test_kernels_that_do_not_fit_are_named(shape: tuple[int, ...]) -> None:
 
 
 @opcheck_warnings
+@pytest.mark.parametrize("form", [(1, 1), (2, 2)])
 @pytest.mark.parametrize("dtype", list(ROUNDING))
-def test_it_is_a_sound_op(dtype: torch.dtype) -> None:
-    x, weight, bias = (values(*shape, seed=len(shape)).to(dtype) for shape in ((2, 4, 5, 5), (4, 1, 3, 3), (4,)))
+def test_it_is_a_sound_op(dtype: torch.dtype, form: tuple[int, int]) -> None:
+    shapes = (2, 4, 5, 5), (4, 1, 3, 3), (4 // form[1],)
+    x, weight, bias = (values(*shape, seed=len(shape)).to(dtype) for shape in shapes)
     x = x.contiguous(memory_format=torch.channels_last)
     inputs = [tensor.requires_grad_() for tensor in (x, weight, bias)]
-    torch.library.opcheck(torch.ops.spimm.depthwise_conv2d.default, tuple(inputs), test_utils=CHECKS)
-    arguments = (x.detach(), x.detach(), weight.detach())
-    torch.library.opcheck(torch.ops.spimm.depthwise_conv2d_grad_weight.default, arguments, test_utils=CHECKS)
+    torch.library.opcheck(torch.ops.spimm.depthwise_conv2d.default, (*inputs, *form), test_utils=CHECKS)
+    grad = depthwise_conv2d(x, weight, stride=form[0], branches=form[1]).detach()
+    arguments = (grad, x.detach(), weight.detach(), *form, True, True)
+    torch.library.opcheck(torch.ops.spimm.depthwise_conv2d_backward.default, arguments, test_utils=CHECKS)

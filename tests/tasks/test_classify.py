@@ -3,9 +3,20 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from spimm.tasks import Classify
+
+
+class Says(nn.Module):
+    """Gives these logits for any images."""
+
+    def __init__(self, logits: Tensor | tuple[Tensor, ...]) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return self.logits
 
 
 def test_the_loss_of_uniform_logits_is_log_k_whatever_the_smoothing() -> None:
@@ -21,6 +32,41 @@ def test_smoothing_mixes_the_target_with_the_uniform_distribution() -> None:
     loss = Classify(4, label_smoothing=0.2)(nn.Identity(), logits, labels)["loss"]
     target = 0.8 * F.one_hot(labels, 4) + 0.2 / 4
     assert loss.item() == pytest.approx(-(target * logits.log_softmax(1)).sum(1).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_the_loss_on_mixed_labels_is_the_mix_of_the_losses(heads: int, smoothing: float) -> None:
+    random = torch.Generator().manual_seed(0)
+    logits = tuple(torch.randn(heads, 5, 4, generator=random))
+    model = Says(logits if heads == 2 else logits[0])
+    first, second = torch.randint(4, (2, 5), generator=random)
+    share = 0.3
+    mixed = share * F.one_hot(first, 4).float() + (1 - share) * F.one_hot(second, 4).float()
+    task = Classify(4, label_smoothing=smoothing)
+    one, other, both = (task(model, torch.zeros(5, 1, 2, 2), labels)["loss"] for labels in (first, second, mixed))
+    torch.testing.assert_close(both, share * one + (1 - share) * other)
+
+
+def test_the_probabilities_of_one_class_are_that_label() -> None:
+    logits, labels = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 0])
+    task = Classify(4, label_smoothing=0.1)
+    hard, soft = (task(nn.Identity(), logits, given)["loss"] for given in (labels, F.one_hot(labels, 4).float()))
+    torch.testing.assert_close(soft, hard)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([[0.5, 0.5]], r"num_classes is 3, got probabilities of shape \[1, 2\]"),
+        ([[0.0, 0.0, 1.0], [0.5, 0.5, 0.5]], r"a sum of 1\.5 .*\(label number 1\)"),
+        ([[1.5, -0.5, 0.0]], r"a minimum of -0\.5 \(label number 0\)"),
+        ([[math.nan, 0.5, 0.5]], "a sum of nan"),
+    ],
+)
+def test_what_is_no_probability_is_named(labels: list[list[float]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Classify(3).check_labels(torch.tensor(labels))
 
 
 def test_bf16_logits_give_an_fp32_loss() -> None:

@@ -70,6 +70,15 @@ def test_smoothing_reaches_the_labels_and_not_the_teachers_class() -> None:
     torch.testing.assert_close(got, 0.75 * on_labels + 0.25 * on_teacher)
 
 
+def test_mixed_labels_reach_the_labels_share_and_the_teacher_says_its_own() -> None:
+    task = Classify(2, distill=Distill(Says(TEACHER), alpha=0.25))
+    mixed = torch.tensor([[0.4, 0.6], [1.0, 0.0]])
+    on_labels = -(0.4 * math.log(1 / 4) + 0.6 * math.log(3 / 4) + math.log(4 / 5)) / 2
+    on_teacher = -(math.log(1 / 10) + math.log(3 / 5)) / 2
+    got = task(Says(STUDENT, DISTILLED), IMAGES, mixed)["loss"].item()
+    assert got == pytest.approx(0.75 * on_labels + 0.25 * on_teacher)
+
+
 def test_a_student_with_one_classifier_learns_both_with_it() -> None:
     on_teacher = -(math.log(3 / 4) + math.log(1 / 5)) / 2
     assert loss(Says(STUDENT)) == pytest.approx(0.5 * ON_LABELS + 0.5 * on_teacher)

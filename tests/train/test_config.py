@@ -44,6 +44,9 @@ def test_a_recipe_does_not_share_its_options_with_the_caller() -> None:
         ("weight_decay", -0.1),
         ("betas", (0.9, 1.0)),
         ("label_smoothing", 1.0),
+        ("mixup", -0.1),
+        ("cutmix", float("inf")),
+        ("mix_epochs", 0),
         ("ema_decay", 1.0),
         ("clip_norm", -1.0),
         ("clip_norm", float("inf")),
@@ -96,6 +99,8 @@ def test_every_field_has_a_line_that_says_what_it_is() -> None:
         (["precision=bf16", "device=cpu"], {"precision": "bf16", "device": "cpu"}),
         (["data=npz:a=b.npz"], {"data": "npz:a=b.npz"}),
         (["augment.pad=2", "augment.flip=true"], {"augment": Augment(pad=2, flip=True)}),
+        (["augment.shear=10", "augment.auto_augment=true"], {"augment": Augment(shear=10.0, auto_augment=True)}),
+        (["mixup=0.8", "cutmix=1", "mix_epochs=3"], {"mixup": 0.8, "cutmix": 1.0, "mix_epochs": 3}),
         (["augment.crop_scale=0.5,1"], {"augment": Augment(crop_scale=(0.5, 1.0))}),
         (["model_options.neuron=plif"], {"model_options": {"num_steps": 4, "neuron": "plif"}}),
         (

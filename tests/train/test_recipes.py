@@ -8,11 +8,22 @@ from rich.console import Console
 
 from spimm.data import ImageData, ImageSplit
 from spimm.models import model_card
+from spimm.models.resnet import TABLES
 from spimm.train import Recipe, apply_overrides, describe_recipe, list_recipes, load_recipe, train
 
 
-def test_the_recipes_are_the_files_of_the_folder() -> None:
+def test_the_recipes_are_those_of_the_files_of_the_folder() -> None:
     assert {"digits", "mnist", "nmnist", "cifar10_jpeg", "qkformer_cifar"} <= set(list_recipes())
+    assert {f"cifar100_{row}" for row in TABLES} <= set(list_recipes())
+    assert "cifar100_spk" not in list_recipes()
+
+
+@pytest.mark.parametrize("row", TABLES)
+def test_a_row_of_the_tables_has_a_recipe_with_its_options_and_the_accuracy_printed_there(row: str) -> None:
+    recipe, text = load_recipe(f"cifar100_{row}"), describe_recipe(f"cifar100_{row}")
+    assert recipe.model_options == TABLES[row].options
+    assert f"Expected: published {TABLES[row].top1} % top-1 (Table {TABLES[row].table})" in text
+    assert text.count("Expected") == 1
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -51,5 +62,5 @@ def test_every_recipe_states_its_command_cost_and_expected_result(name: str) -> 
 def test_an_unknown_recipe_is_refused_with_the_nearest_names() -> None:
     with pytest.raises(ValueError, match=r"unknown recipe 'digit'; nearest: digits"):
         load_recipe("digit")
-    with pytest.raises(ValueError, match=r"unknown recipe 'zzz'; known: cifar10_jpeg, .*digits, "):
+    with pytest.raises(ValueError, match=r"unknown recipe 'zzz'; known: .*cifar10_jpeg, digits, "):
         load_recipe("zzz")

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from spimm.data import ImageData, load_data
+from spimm.data import Augment, ImageData, load_data
 from spimm.train import (
     CheckpointError,
     Recipe,
@@ -33,6 +33,8 @@ SETTINGS = {
     "averaged": {"ema_decay": 0.9},
     "bf16": {"precision": "bf16", "ema_decay": 0.9},
     "lamb": {"optimizer": "lamb", "ema_decay": 0.9},
+    "mixed": {"mixup": 0.8, "cutmix": 1.0, "mix_epochs": 2, "label_smoothing": 0.1},
+    "warped": {"augment": Augment(rotate=30, shear=10, auto_augment=True)},
 }
 
 
@@ -197,8 +199,9 @@ def test_a_run_from_before_a_setting_existed_goes_on_where_the_setting_has_its_d
 ) -> None:
     last = run(recipe, tmp_path, data, signal_at(4, signal.SIGINT)).last_checkpoint
     checkpoint = read_checkpoint(last)
-    for name in ("distillation", "optimizer"):
+    for name in ("distillation", "optimizer", "mixup"):
         del checkpoint.state["recipe"][name]
+    del checkpoint.state["recipe"]["augment"]["shear"]
     write_checkpoint(last, checkpoint)
     with pytest.raises(ValueError, match=r"another recipe: optimizer was 'adamw', now 'lamb'; a new run"):
         run(replace(recipe, optimizer="lamb"), tmp_path, data)

@@ -1,4 +1,4 @@
-"""Depth-wise convolution, whose weight gradient is where other libraries lose their time."""
+"""Depth-wise convolution, of one input or of the branches of a multi-threshold neuron."""
 
 import torch
 from torch import Tensor
@@ -7,20 +7,34 @@ from spimm.kernels import dispatch
 from spimm.kernels.depthwise import cpu, reference
 
 
-def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str = "auto") -> Tensor:
-    """Each channel by its own kernel, zeros around. x: [N, C, H, W], weight: [C, 1, k, k], bias: [C] -> [N, C, H, W].
+def depthwise_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int = 1,
+    branches: int = 1,
+    backend: str = "auto",
+) -> Tensor:
+    """Each channel by its own kernels, zeros around. x: [N, n C, H, W], branch after branch -> [N, m C, H / s, W / s].
 
-    k is odd. Under autocast it computes in autocast's dtype. Raises ValueError for shapes that do not fit.
+    weight: [n m C, 1, k, k], for each branch m kernels for each of its channels; the n branches are summed. bias: [m C].
+    k is odd; H / s is rounded up. Under autocast it computes in autocast's dtype. Raises ValueError for shapes that do
+    not fit.
     """
-    kernel = weight.shape[-1]
-    if x.dim() != 4 or tuple(weight.shape) != (x.shape[1], 1, kernel, kernel) or kernel % 2 == 0:
+    kernel, channels = weight.shape[-1], x.shape[1] if x.dim() == 4 else 0
+    fits = channels and branches >= 1 and channels % branches == 0 and len(weight) % channels == 0
+    if not fits or tuple(weight.shape[1:]) != (1, kernel, kernel) or kernel % 2 == 0:
         shapes = f"x has shape {tuple(x.shape)} and weight {tuple(weight.shape)}"
-        raise ValueError(f"{shapes}; wanted [N, C, H, W] and [C, 1, k, k], k odd")
+        wanted = f"[N, {branches} C, H, W] and [{branches} m C, 1, k, k], k odd"
+        raise ValueError(f"{shapes}; wanted {wanted.replace('1 m C', 'm C').replace('1 C', 'C')}")
+    if stride < 1:
+        raise ValueError(f"stride is {stride}; wanted at least 1")
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    return dispatch.call("depthwise_conv2d", backend, x, weight, bias)
+    return dispatch.call("depthwise_conv2d", backend, x, weight, bias, stride, branches)
 
 
 dispatch.register("depthwise_conv2d", "cpu", cpu.depthwise_conv2d, cpu.unsupported)

@@ -1,7 +1,12 @@
-"""Recipes by name. Each file here but this one holds one: `RECIPE`, and a docstring with Command, Cost and Expected."""
+"""Recipes by name, each with a docstring that states Command, Cost and Expected.
+
+A file here but this one holds one recipe of its own name, `RECIPE`; or several by their names, `RECIPES`, which share
+the docstring: `{name}` in it stands for the name, and `NOTES` has a line for each.
+"""
 
 import importlib
 import pkgutil
+from functools import cache
 from types import ModuleType
 
 from spimm.train.config import Recipe
@@ -10,21 +15,34 @@ from spimm.train.overrides import nearest
 
 def list_recipes() -> list[str]:
     """Names of the recipes, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(_modules())
 
 
 def load_recipe(name: str) -> Recipe:
     """The recipe called `name`. ValueError that names the nearest ones if there is none."""
-    return _module(name).RECIPE
+    return _recipes(_module(name))[name]
 
 
 def describe_recipe(name: str) -> str:
     """What the recipe called `name` is, and its command, cost and expected result."""
-    return _module(name).__doc__ or ""
+    module = _module(name)
+    text = (module.__doc__ or "").replace("{name}", name)
+    return text + module.NOTES[name] + "\n" if hasattr(module, "NOTES") else text
 
 
 def _module(name: str) -> ModuleType:
-    known = list_recipes()
-    if name not in known:
-        raise ValueError(f"unknown recipe {name!r}; {nearest(name, known)}")
-    return importlib.import_module(f"{__name__}.{name}")
+    modules = _modules()
+    if name not in modules:
+        raise ValueError(f"unknown recipe {name!r}; {nearest(name, list(modules))}")
+    return modules[name]
+
+
+@cache
+def _modules() -> dict[str, ModuleType]:
+    """Name of every recipe -> the module that holds it."""
+    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+    return {name: module for module in modules for name in _recipes(module)}
+
+
+def _recipes(module: ModuleType) -> dict[str, Recipe]:
+    return module.RECIPES if hasattr(module, "RECIPES") else {module.__name__.rpartition(".")[2]: module.RECIPE}

@@ -1,8 +1,7 @@
 """QKFormer-4-384 on CIFAR-10 as published (Zhou et al. 2024): T = 4, 400 epochs and 10 of cool-down, batch 64.
 
 CIFAR-100 is the same recipe with `data=cifar100`. Not covered yet, and part of the published result: RandAugment
-(m9-n1-mstd0.4-inc1) and mixup (0.5, up to epoch 200). Patches are erased by noise where the authors use a constant;
-bf16 takes the place of their fp16.
+(m9-n1-mstd0.4-inc1). Patches are erased by noise where the authors use a constant; bf16 takes the place of their fp16.
 
 Command: SPIMM_DATA=FOLDER spimm train qkformer_cifar
 Cost: not measured yet; 410 epochs of 781 steps want a GPU
@@ -28,5 +27,7 @@ RECIPE = Recipe(
     warmup_lr=1e-5,
     weight_decay=0.06,
     label_smoothing=0.1,
+    mixup=0.5,
+    mix_epochs=200,
     precision="bf16",
 )
