@@ -34,15 +34,19 @@ struct Norm {
 };
 
 // z = Norm(x) + residual, spikes = LIF(z) + added. Any pointer but x and spikes may be null: no residual, nothing added,
-// from rest, not wanted. Where the membrane is wanted, z is what was stored there.
+// from rest, not wanted. Where the membrane is wanted, z is what was stored there. With `thresholds` there are as many
+// LIFs, each with one of them in place of the neuron's own, from rest and without v_end and membrane; spikes is their sum.
 struct Forward {
     const void *x, *residual, *added, *v0;
     Norm norm;
     void *spikes, *v_end, *membrane;
+    const float *thresholds = nullptr;
+    int num_thresholds = 0;
 };
 
 // With `membrane`, z is read from there and the residual is not. grad_weight and grad_bias hold one value per channel;
-// grad_coefficients is that of (decay, gain, threshold). Null pointers as in Forward; gradients: zero, or not wanted.
+// grad_coefficients is that of (decay, gain, threshold), or of all `thresholds`. Null pointers as in Forward; gradients:
+// zero, or not wanted.
 struct Backward {
     const void *x, *residual, *membrane, *v0;
     Norm norm;
@@ -50,6 +54,8 @@ struct Backward {
     void *grad_x, *grad_residual, *grad_v0;
     float *grad_weight, *grad_bias;
     double *grad_coefficients;
+    const float *thresholds = nullptr;
+    int num_thresholds = 0;
 };
 
 struct LifKernels {

@@ -1,4 +1,4 @@
-// Several LIFs with one input, which differ in their thresholds. Compiled once per instruction set.
+// Several LIFs with one input, which differ in their thresholds, side by side. Compiled once per instruction set.
 //
 // The inputs of a few registers of neurons at all time steps are read once and kept in the nearest cache; each threshold
 // then has its own run through them.
@@ -15,38 +15,32 @@ template <class S> struct Branches {
     const Neuron neuron;
     const Extent extent;
     const std::vector<float> thresholds;
-    const bool concat;
-    const int64_t row, num_pieces;  // elements in a piece of x: a row for `concat`, whose branches lie behind each other, or a tile
+    const int64_t row, num_pieces;  // a row of x, whose branches lie behind each other
     const int64_t plane, x_steps;
     const Steps<S> x, out, grad_x;
     double *const grad_coefficients;
 
-    Branches(const Neuron &neuron, const Extent &extent, const float *thresholds, int count, bool concat, const void *x,
-             const void *out, void *grad_x, double *grad_coefficients)
-        : neuron(neuron), extent(extent), thresholds(thresholds, thresholds + count), concat(concat),
-          row(concat ? extent.channels : tile_target),
-          num_pieces(concat ? extent.rows : (extent.rows * extent.channels + row - 1) / row),
-          plane(extent.rows * extent.channels), x_steps(extent.x_shared ? 1 : extent.num_steps),
-          x(x, extent.x_shared ? 0 : plane), out(out, plane * (concat ? count : 1)), grad_x(grad_x, plane),
+    Branches(const Neuron &neuron, const Extent &extent, const float *thresholds, int count, const void *x, const void *out,
+             void *grad_x, double *grad_coefficients)
+        : neuron(neuron), extent(extent), thresholds(thresholds, thresholds + count), row(extent.channels),
+          num_pieces(extent.rows), plane(extent.rows * extent.channels), x_steps(extent.x_shared ? 1 : extent.num_steps),
+          x(x, extent.x_shared ? 0 : plane), out(out, plane * count), grad_x(grad_x, plane),
           grad_coefficients(grad_coefficients) {}
 
     int64_t count() const { return static_cast<int64_t>(thresholds.size()); }
-    int64_t length(int64_t piece) const { return std::min(row, plane - piece * row); }
-    int64_t out_begin(int64_t piece) const { return piece * row * (concat ? count() : 1); }
+    int64_t out_begin(int64_t piece) const { return piece * row * count(); }
     int64_t scratch() const { return extent.num_steps * side_by_side * lanes; }
 };
 
 template <class S, bool soft, int U, bool part>
-static void forward_span(const Branches<S> &br, float *inputs, float *sums, int64_t piece, int64_t i, int64_t end) {
+static void forward_span(const Branches<S> &br, float *inputs, int64_t piece, int64_t i, int64_t end) {
     const int64_t T = br.extent.num_steps, begin = piece * br.row, out_begin = br.out_begin(piece);
     const Vec decay = all(br.neuron.decay), gain = all(br.neuron.gain);
     for (; i < end; i += U * lanes) {
         const int64_t count = std::min<int64_t>(lanes, end - i);
         for (int64_t t = 0; t < T; ++t)
-            for (int u = 0; u < U; ++u) {
+            for (int u = 0; u < U; ++u)
                 store_vec(inputs + (t * U + u) * lanes, gain * read<part>(br.x.at(t, begin + i + u * lanes), count));
-                store_vec(sums + (t * U + u) * lanes, Vec{});
-            }
         for (int64_t branch = 0; branch < br.count(); ++branch) {
             const Vec threshold = all(br.thresholds[branch]);
             const int64_t to = out_begin + branch * br.row + i;
@@ -54,15 +48,10 @@ static void forward_span(const Branches<S> &br, float *inputs, float *sums, int6
             for (int64_t t = 0; t < T; ++t)
                 for (int u = 0; u < U; ++u) {
                     const Vec h = fma(decay, v[u], load_vec(inputs + (t * U + u) * lanes));
-                    float *sum = sums + (t * U + u) * lanes;
-                    if (br.concat) write_ones<part>(br.out.at(t, to + u * lanes), h >= threshold, false, count);
-                    else store_vec(sum, load_vec(sum) + spikes_of(h, threshold));
+                    write_ones<part>(br.out.at(t, to + u * lanes), h >= threshold, false, count);
                     v[u] = after_reset<soft>(h, threshold);
                 }
         }
-        for (int64_t t = 0; t < T && !br.concat; ++t)
-            for (int u = 0; u < U; ++u)
-                write<part>(br.out.at(t, out_begin + i + u * lanes), load_vec(sums + (t * U + u) * lanes), false, count);
     }
 }
 
@@ -83,7 +72,7 @@ static void backward_span(const Branches<S> &br, float *scratch, std::vector<dou
             }
         for (int64_t branch = 0; branch < br.count(); ++branch) {
             const Vec threshold = all(br.thresholds[branch]);
-            const int64_t from = out_begin + (br.concat ? branch * br.row : 0) + i;
+            const int64_t from = out_begin + branch * br.row + i;
             Vec v[U] = {}, grad_v[U] = {}, coefficient_sums[3] = {};
             for (int64_t t = 0; t < T; ++t)
                 for (int u = 0; u < U; ++u) {
@@ -128,12 +117,11 @@ static void backward_span(const Branches<S> &br, float *scratch, std::vector<dou
 template <class S, bool soft> static void forward(const Branches<S> &br, int num_threads) {
 #pragma omp parallel num_threads(num_threads)
     {
-        std::vector<float> scratch(2 * br.scratch());
+        std::vector<float> scratch(br.scratch());
         Share(br.num_pieces, omp_get_thread_num(), omp_get_num_threads()).walk(false, [&](int64_t piece) {
-            const int64_t n = br.length(piece), whole = n / (side_by_side * lanes) * (side_by_side * lanes);
-            float *sums = scratch.data() + br.scratch();
-            forward_span<S, soft, side_by_side, false>(br, scratch.data(), sums, piece, 0, whole);
-            forward_span<S, soft, 1, true>(br, scratch.data(), sums, piece, whole, n);
+            const int64_t n = br.row, whole = n / (side_by_side * lanes) * (side_by_side * lanes);
+            forward_span<S, soft, side_by_side, false>(br, scratch.data(), piece, 0, whole);
+            forward_span<S, soft, 1, true>(br, scratch.data(), piece, whole, n);
         });
     }
 }
@@ -146,7 +134,7 @@ template <class S, Shape shape, bool soft> static void backward(const Branches<S
         std::vector<double> &totals = parts[omp_get_thread_num()];
         totals.assign(2 + br.count(), 0.0);
         Share(br.num_pieces, omp_get_thread_num(), omp_get_num_threads()).walk(false, [&](int64_t piece) {
-            const int64_t n = br.length(piece), whole = n / (side_by_side * lanes) * (side_by_side * lanes);
+            const int64_t n = br.row, whole = n / (side_by_side * lanes) * (side_by_side * lanes);
             backward_span<S, shape, soft, side_by_side, false>(br, scratch.data(), totals, piece, 0, whole);
             backward_span<S, shape, soft, 1, true>(br, scratch.data(), totals, piece, whole, n);
         });
@@ -157,13 +145,13 @@ template <class S, Shape shape, bool soft> static void backward(const Branches<S
 
 template <class S>
 static void forward_for(const MultiForward &io, const Neuron &neuron, const Extent &extent, int num_threads) {
-    const Branches<S> br(neuron, extent, io.thresholds, io.num_thresholds, io.concat, io.x, io.out, nullptr, nullptr);
+    const Branches<S> br(neuron, extent, io.thresholds, io.num_thresholds, io.x, io.out, nullptr, nullptr);
     neuron.soft_reset ? forward<S, true>(br, num_threads) : forward<S, false>(br, num_threads);
 }
 
 template <class S>
 static void backward_for(const MultiBackward &io, const Neuron &neuron, const Extent &extent, int num_threads) {
-    const Branches<S> br(neuron, extent, io.thresholds, io.num_thresholds, io.concat, io.x, io.grad_out, io.grad_x,
+    const Branches<S> br(neuron, extent, io.thresholds, io.num_thresholds, io.x, io.grad_out, io.grad_x,
                          io.grad_coefficients);
     with_shape(neuron.shape, [&]<Shape shape>() {
         neuron.soft_reset ? backward<S, shape, true>(br, num_threads) : backward<S, shape, false>(br, num_threads);

@@ -1,17 +1,16 @@
-// Several LIFs with one input, which differ in their thresholds.
+// Several LIFs with one input, which differ in their thresholds, side by side. Where they are summed, see Forward in lif.h.
 #pragma once
 
 #include "lif.h"
 
 namespace spimm {
 
-// Arrays are those of Extent. out holds the number of neurons that fire, or (`concat`) the spikes of one LIF after the
-// other: [num_steps, rows, num_thresholds, channels]. The neuron's own threshold is not used.
+// Arrays are those of Extent. out holds the spikes of one LIF after the other: [num_steps, rows, num_thresholds, channels].
+// The neuron's own threshold is not used.
 struct MultiForward {
     const void *x;
     const float *thresholds;
     int num_thresholds;
-    bool concat;
     void *out;
 };
 
@@ -20,7 +19,6 @@ struct MultiBackward {
     const void *x;
     const float *thresholds;
     int num_thresholds;
-    bool concat;
     const void *grad_out;
     void *grad_x;
     double *grad_coefficients;

@@ -13,8 +13,8 @@ template <Shape shape, class V> inline V surrogate_derivative(V u, float a, floa
         const V e = power_of_two(absolute(u) * (-1.44269504f * a)), r = reciprocal(1.0f + e);
         return (a * e) * (r * r);
     } else if constexpr (shape == Shape::atan) {
-        const V w = absolute(u * (1.57079632679f * a)), limited = w > far ? far : w;
-        return (0.5f * a) * reciprocal(1.0f + limited * limited);
+        const V w = u * (1.57079632679f * a);
+        return (0.5f * a) * reciprocal(at_most(1e29f, 1.0f + w * w));
     } else if constexpr (shape == Shape::rectangle) {  // height a, half-width b
         return absolute(u) < zero + b ? zero + a : zero;
     } else if constexpr (shape == Shape::triangle) {  // height a, half-width b

@@ -68,6 +68,18 @@ inline Vec at_least(Vec lowest, Vec x) {
 }
 inline float at_least(float lowest, float x) { return x < lowest ? lowest : x; }
 
+// The smaller of the two; NaN if x is.
+inline Vec at_most(float highest, Vec x) {
+#if defined(__AVX512F__)
+    return static_cast<Vec>(_mm512_min_ps(all(highest), x));
+#elif defined(__AVX2__)
+    return static_cast<Vec>(_mm256_min_ps(all(highest), x));
+#else
+    return x > highest ? all(highest) : x;
+#endif
+}
+inline float at_most(float highest, float x) { return x > highest ? highest : x; }
+
 // 2^x for x <= 0 to about 2 units in the last place: 2^n p(x - n), n the nearest integer, p minimax of degree 5.
 // Below 2^-125 it stays there; NaN stays NaN.
 template <class V> inline V power_of_two(V x) {

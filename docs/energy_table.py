@@ -15,6 +15,14 @@ PUBLISHED = {
     "metaspikeformer_55m": (13.0, 52.4),
 }
 """mJ on ImageNet at T = 1 and T = 4. Yao et al. 2024, table 2."""
+SPIKEATCONV = {
+    "spikeatconv_tiny_table": 3.8,
+    "spikeatconv_base_table": 14.2,
+    "spikeatconv_base_text": 14.2,
+    "spikeatconv_large_table": 32.0,
+    "spikeatconv_large_text": 32.0,
+}
+"""mJ on ImageNet at T = 1. Liao et al. 2025, table 4."""
 SHORTCUTS = ("membrane", "spike_add", "vanilla")
 
 
@@ -26,9 +34,9 @@ def traced(model: nn.Module, x: Tensor) -> Trace:
     return recorder.trace()
 
 
-def spiking_gflop(trace: Trace) -> float:
-    """Dense operations per step behind the first neuron, attention at full width, in 1e9."""
-    lines = energy(trace, "metaspikeformer", count_integers=False).lines
+def spiking_gflop(trace: Trace, formula: str = "metaspikeformer") -> float:
+    """Dense operations per step behind the first neuron that are within the formula's total, in 1e9."""
+    lines = energy(trace, formula, count_integers=False).counted
     return sum(line.dense for line in lines if line.group != "input") / 1e9
 
 
@@ -53,6 +61,24 @@ def energy_row(name: str) -> str:
         f"{implied_rate(merged_trace, single, 'metaspikeformer'):.3f}",
         f"{once:.3f} / {each:.3f}",
         f"{implied_rate(split_trace, single, 'metaspikeformer'):.2f}",
+    ]
+    return row(cells)
+
+
+def spikeatconv_row(name: str) -> str:
+    """A size: its operations, the mean rate that its printed energy stands for, softmax attention beside it."""
+    millijoules = SPIKEATCONV[name]
+    trace = traced(spimm.create_model(name).eval(), torch.rand(1, 3, 224, 224))
+    report = energy(trace, "spikeatconv", count_integers=False, rates=1.0)
+    attention = sum(line.dense for line in report.lines if line.beside) / 1e9
+    cells = [
+        f"`{name}`",
+        f"{millijoules}",
+        f"{trace.layers[0].dense / 1e9:.4f}",
+        f"{spiking_gflop(trace, 'spikeatconv'):.2f}",
+        f"{implied_rate(trace, millijoules, 'spikeatconv'):.2f}",
+        f"{attention:.3f}",
+        f"{report.beside_millijoules:.2f}",
     ]
     return row(cells)
 
@@ -90,5 +116,7 @@ def row(cells: Iterable[str]) -> str:
 if __name__ == "__main__":
     for name in PUBLISHED:
         print(energy_row(name))
+    for name in SPIKEATCONV:
+        print(spikeatconv_row(name))
     for shortcut in SHORTCUTS:
         print(*purity_rows(shortcut), sep="\n")

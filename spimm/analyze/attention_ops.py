@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spimm.analyze.ops import Probe, Work, probe
-from spimm.layers import ChannelMask, ColumnMask, SoftmaxProduct, SpikeProduct, TokenMask
+from spimm.layers import ChannelMask, ColumnMask, GroupAttention, SoftmaxProduct, SpikeProduct, TokenMask
 
 
 def _parts(args: tuple[Any, ...], count: int) -> tuple[Tensor, ...]:
@@ -96,6 +96,38 @@ def _(module: SoftmaxProduct) -> tuple[Probe, ...]:
         dense = q[0, 0].numel() * q[0, 0, 0].numel()
         per_channel = [torch.count_nonzero(x, dim=(3, 4)) for x in (q, k)]  # [T, B, D]
         paired = int((per_channel[0] * per_channel[1]).sum())
-        return Work("q k^T", dense, gate=0, paired=paired), Work("map v", dense, gate=2)
+        return _softmax_products(dense, paired, value=2)
 
     return (Probe("attention", ("q", "k", "v"), work, take=_parts),)
+
+
+@probe.register
+def _(module: GroupAttention) -> tuple[Probe, ...]:
+    """The same within each group of n tokens: the sum over groups of n^2 D additions each. Filled places have none.
+
+    Shared q = k = v is one input.
+    """
+    names = ("q", "k", "v") if module.num_inputs == 3 else ("q = k = v",)
+
+    def work(inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Work, ...]:
+        q, k = inputs[0], inputs[len(inputs) // 2]
+        group = module.groups(*q.shape[-2:]).flatten().to(q.device)
+        dense = int(group.bincount().square().sum()) * q.shape[2]
+        fired = [_per_group(x, group) for x in (q, k)]
+        return _softmax_products(dense, int((fired[0] * fired[1]).sum()), value=len(inputs) - 1)
+
+    return (Probe("attention", names, work, take=_parts),)
+
+
+def _per_group(x: Tensor, group: Tensor) -> Tensor:
+    """How many values are not 0 in each group of tokens. x: [T, B, D, H, W], group: [H W] -> [T, B, D, groups]."""
+    tokens = (x != 0).flatten(3).long()
+    return tokens.new_zeros(*tokens.shape[:3], int(group.max()) + 1).index_add_(3, group, tokens)
+
+
+def _softmax_products(dense: int, paired: int, *, value: int) -> tuple[Work, ...]:
+    """Of q, the first input, with k, and of the map with v, the input of index `value`."""
+    return (
+        Work("q k^T", dense, gate=0, paired=paired, softmax=True),
+        Work("map v", dense, gate=value, softmax=True),
+    )

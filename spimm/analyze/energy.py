@@ -8,7 +8,8 @@ what its operations are:
 - real values (images) cost dense multiply-accumulates (MAC), and so do features averaged over time (behind a neuron,
   but in fewer steps), as in front of most classifiers, even where an average happens to be an integer.
 
-With rates that are given, every layer behind the first neuron causes additions, as many as its rate says.
+With rates that are given, every layer behind the first neuron causes additions, as many as its rate says. A network
+without neurons multiplies everywhere.
 """
 
 import difflib
@@ -29,6 +30,8 @@ class Formula:
     source: str
     undivided: bool = False
     """Products of spikes in attention count N D^2, the full width, and not N D d, the width of a head."""
+    softmax_beside: bool = False
+    """The products around a softmax are multiply-accumulates beside the total, not within it."""
 
 
 FORMULAS: dict[str, Formula] = {
@@ -40,6 +43,11 @@ FORMULAS: dict[str, Formula] = {
         "Yao et al., Spike-driven Transformer V2, ICLR 2024: the same with the products of SDSA-3 and SDSA-4 at full "
         "width; its energies are those of merged convolutions, `deploy.fold(model, merge='dense')`",
         undivided=True,
+    ),
+    "spikeatconv": Formula(
+        "Liao et al., SpikeAtConv, Front. Neurosci. 2025, whose formula is garbled in print and read as QKFormer's; it "
+        "has no term for softmax attention, which is counted beside it",
+        softmax_beside=True,
     ),
 }
 """By name."""
@@ -71,20 +79,21 @@ def energy(
     some layers by name; these layers count additions at that rate whatever their inputs were, so that the trace of an
     untrained model will do. Raises ValueError for an unknown formula, setting or layer, and for a negative rate.
     """
-    undivided = find_formula(formula).undivided
+    counts = find_formula(formula)
     if first_layer_steps not in get_args(FirstLayerSteps):
         raise ValueError(f"first_layer_steps is {first_layer_steps!r}; wanted one of {get_args(FirstLayerSteps)}")
-    given = _given(trace, rates)
+    given, spiking = _given(trace, counts, rates), _is_spiking(trace)
     lines = []
     for layer, group in _grouped(trace.layers):
         repeated = group == "input" and first_layer_steps == "each" and layer.steps == 1
         steps = trace.num_steps if repeated else layer.steps
         averaged = group != "input" and layer.steps < trace.num_steps
         for product in layer.products:
-            dense = product.undivided if undivided and product.undivided is not None else product.dense
-            if layer.name in given:
+            dense = product.undivided if counts.undivided and product.undivided is not None else product.dense
+            beside = counts.softmax_beside and product.softmax
+            if layer.name in given and not beside:
                 operation, rate = "AC", given[layer.name]
-            elif averaged or not layer.input(product.gate).integers:
+            elif beside or averaged or not spiking or not layer.input(product.gate).integers:
                 operation, rate = "MAC", 1.0
             else:
                 operation, rate = "AC", _rate(layer, product, count_integers=count_integers, paired=paired)
@@ -100,6 +109,7 @@ def energy(
                     rate=rate,
                     operations=count,
                     picojoules=count * (constants.mac if operation == "MAC" else constants.ac),
+                    beside=beside,
                 )
             )
     return EnergyReport(
@@ -147,11 +157,15 @@ def implied_rate(
     return (millijoules - silent) / (firing - silent)
 
 
-def _given(trace: Trace, rates: Rates | None) -> dict[str, float]:
+def _given(trace: Trace, counts: Formula, rates: Rates | None) -> dict[str, float]:
     """The given rate of each layer that has one."""
-    takers = [layer.name for layer, group in _grouped(trace.layers) if group != "input" and layer.products]
     if rates is None:
         return {}
+    takers = [
+        layer.name
+        for layer, group in _grouped(trace.layers if _is_spiking(trace) else ())
+        if group != "input" and any(not (counts.softmax_beside and product.softmax) for product in layer.products)
+    ]
     given: dict[str, float] = dict(rates) if isinstance(rates, Mapping) else dict.fromkeys(takers, rates)
     for name, rate in given.items():
         if name not in takers:
@@ -162,8 +176,12 @@ def _given(trace: Trace, rates: Rates | None) -> dict[str, float]:
     return given
 
 
+def _is_spiking(trace: Trace) -> bool:
+    return any(layer.kind == "neuron" for layer in trace.layers)
+
+
 def _grouped(layers: tuple[Layer, ...]) -> Iterator[tuple[Layer, str]]:
-    """Layers that compute, each with its group."""
+    """Layers, each with its group. Without a neuron the first layer is the input."""
     first_neuron = next((index for index, layer in enumerate(layers) if layer.kind == "neuron"), 1)
     body = len(layers)
     while body and layers[body - 1].kind == "linear":

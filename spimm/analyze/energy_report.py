@@ -34,6 +34,8 @@ class EnergyLine:
     """Operations done over dense ones; above 1 where integers count as several spikes."""
     operations: float
     picojoules: float
+    beside: bool = False
+    """Not within the formula's total: softmax attention, where the formula has no term for it."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,19 @@ class EnergyReport:
     lines: tuple[EnergyLine, ...]
 
     @property
+    def counted(self) -> tuple[EnergyLine, ...]:
+        """The lines that make up the totals."""
+        return tuple(line for line in self.lines if not line.beside)
+
+    @property
     def macs(self) -> float:
         """Multiply-accumulates per sample."""
-        return sum(line.operations for line in self.lines if line.operation == "MAC")
+        return sum(line.operations for line in self.counted if line.operation == "MAC")
 
     @property
     def acs(self) -> float:
         """Additions per sample."""
-        return sum(line.operations for line in self.lines if line.operation == "AC")
+        return sum(line.operations for line in self.counted if line.operation == "AC")
 
     @property
     def mac_millijoules(self) -> float:
@@ -75,14 +82,19 @@ class EnergyReport:
         return self.mac_millijoules + self.ac_millijoules
 
     @property
+    def beside_millijoules(self) -> float:
+        """Of the lines beside the total."""
+        return sum(line.picojoules for line in self.lines if line.beside) / PICOJOULES_PER_MILLIJOULE
+
+    @property
     def dense_millijoules(self) -> float:
-        """The reference: the same layers in an ANN, one pass, every operation a multiply-accumulate."""
+        """The reference: all lines in an ANN, one pass, every operation a multiply-accumulate."""
         return sum(line.dense for line in self.lines) * self.constants.mac / PICOJOULES_PER_MILLIJOULE
 
     def groups(self) -> dict[str, float]:
-        """mJ of each group, in the order of the layers."""
+        """mJ of each group within the total, in the order of the layers."""
         totals: dict[str, float] = {}
-        for line in self.lines:
+        for line in self.counted:
             totals[line.group] = totals.get(line.group, 0.0) + line.picojoules / PICOJOULES_PER_MILLIJOULE
         return totals
 
@@ -94,6 +106,7 @@ class EnergyReport:
             "mac_millijoules": self.mac_millijoules,
             "ac_millijoules": self.ac_millijoules,
             "millijoules": self.millijoules,
+            "beside_millijoules": self.beside_millijoules,
             "dense_millijoules": self.dense_millijoules,
             "groups": self.groups(),
         }
@@ -113,10 +126,12 @@ class EnergyReport:
         for heading in ("dense Mop / step", "MAC, M", "AC, M", "mJ"):
             table.add_column(heading, justify="right")
         for group, total in self.groups().items():
-            lines = [line for line in self.lines if line.group == group]
+            lines = [line for line in self.counted if line.group == group]
             table.add_row(group, *_cells(lines), f"{total:.6f}")
         table.add_section()
-        table.add_row("total", *_cells(self.lines), f"{self.millijoules:.6f}")
+        table.add_row("total", *_cells(self.counted), f"{self.millijoules:.6f}")
+        if beside := [line for line in self.lines if line.beside]:
+            table.add_row("beside it, softmax attention", *_cells(beside), f"{self.beside_millijoules:.6f}")
         table.add_row("as an ANN, one pass", "", "", "", f"{self.dense_millijoules:.6f}")
         return table
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from spimm.layers import ConvNeuron, ConvUnit
-from spimm.neurons import Neuron
+from spimm.neurons import MultiLIF, Neuron
 
 
 class Work(NamedTuple):
@@ -33,6 +33,8 @@ class Work(NamedTuple):
     """Additions of the whole call in which neither operand is 0; None where the other operand is no spike train."""
     undivided: int | None = None
     """`dense` with one head as wide as all channels; None: the same."""
+    softmax: bool = False
+    """One of the two products around a softmax."""
 
 
 def _no_work(inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Work, ...]:
@@ -102,10 +104,45 @@ def _(module: Neuron) -> tuple[Probe, ...]:
 
 @probe.register
 def _(module: ConvUnit | ConvNeuron) -> tuple[Probe, ...]:
-    """The neuron that runs inside a fused op: the output, less the shortcut where that is added behind the neuron."""
+    """The neurons that run inside a fused op: the output, less the shortcut where that is added behind the neuron.
+
+    A block in the place of the neuron is called, and has a probe of its own.
+    """
 
     def spikes(args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
         added = kwargs.get("added")
         return output if added is None or module.adds_first else output - added
 
-    return () if module.neuron is None else (Probe("neuron", suffix=".neuron", result=spikes),)
+    def branches(args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> tuple[Tensor, ...]:
+        return module.branches(*args, **kwargs)  # type: ignore[union-attr]
+
+    if isinstance(module.neuron, Neuron):
+        return (Probe("neuron", suffix=".neuron", result=spikes),)
+    fused = isinstance(module, ConvUnit) and module.fuses and isinstance(module.neuron, MultiLIF)
+    return branch_probes(module.neuron, branches, ".neuron") if fused else ()  # type: ignore[arg-type]
+
+
+@probe.register
+def _(module: MultiLIF) -> tuple[Probe, ...]:
+    def branches(args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> tuple[Tensor, ...]:
+        return module.branches(*args, **kwargs)
+
+    return branch_probes(module, branches)
+
+
+def branch_probes(spikes: MultiLIF, branches: Callable[..., tuple[Tensor, ...]], suffix: str = "") -> tuple[Probe, ...]:
+    """A neuron for each threshold, named by it: `[0.2]` behind the suffix.
+
+    `branches` gives their spikes, [T, B, C, H, W] each, from the arguments and the output of a call, once for all.
+    """
+    waiting: list[Tensor] = []
+
+    def fired(index: int, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
+        if index == 0:  # hooks run in the order of the probes
+            waiting[:] = branches(args, kwargs, output)
+        return waiting.pop(0)
+
+    return tuple(
+        Probe("neuron", suffix=f"{suffix}[{threshold:g}]", result=functools.partial(fired, index))
+        for index, threshold in enumerate(spikes.thresholds)
+    )

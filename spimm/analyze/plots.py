@@ -78,7 +78,7 @@ def _draw_rates(axes: "Axes", trace: Trace) -> None:
             axes.hlines(row, min(steps), max(steps), color=INK, alpha=0.5, linewidth=0.7, zorder=3)
             at = [row] * len(steps)
             axes.scatter(steps, at, s=14, c=greys, linewidths=0.4, edgecolors=INK, zorder=4, clip_on=False)
-    axes.set_yticks(range(len(layers)), [layer.name.removesuffix(".neuron") for layer in layers], fontsize=7.5)
+    axes.set_yticks(range(len(layers)), [layer.name.replace(".neuron", "") for layer in layers], fontsize=7.5)
     axes.set_ylim(len(layers) - 0.4, -0.6)
     axes.set_xlim(left=0)
     axes.set_xlabel("spikes per neuron and step")
@@ -87,12 +87,12 @@ def _draw_rates(axes: "Axes", trace: Trace) -> None:
 
 
 def _draw_energy(axes: "Axes", energy: EnergyReport) -> None:
-    parts = list(dict.fromkeys(_part(line.layer, 2) for line in energy.lines))
+    parts = list(dict.fromkeys(_part(line.layer, 2) for line in energy.counted))
     unit, per_millijoule = _unit(energy)
     scale = per_millijoule / PICOJOULES_PER_MILLIJOULE
     left = [0.0] * len(parts)
     for group in energy.groups():
-        lines = [line for line in energy.lines if line.group == group]
+        lines = [line for line in energy.counted if line.group == group]
         widths = [scale * sum(line.picojoules for line in lines if _part(line.layer, 2) == part) for part in parts]
         label = f"{group} ({', '.join(sorted({line.operation for line in lines}))})"
         axes.barh(parts, widths, 0.6, left, color=GROUP_COLOURS.get(group, OTHER_GROUP), label=label, zorder=2)

@@ -102,7 +102,8 @@ class Recorder:
     def _steps_of(self, running: dict[str, LayerSums]) -> int:
         if len(self._input_shape) == 5:
             return self._input_shape[1]
-        return max((sums.steps for sums in running.values() if sums.probe.kind == "neuron"), default=1)
+        neurons = [sums.steps for sums in running.values() if sums.probe.kind == "neuron"]
+        return max(neurons or [sums.steps for sums in running.values()], default=1)
 
 
 @contextlib.contextmanager

@@ -128,6 +128,7 @@ class LayerSums(NamedTuple):
                     names[work.gate],
                     None if work.paired is None else work.paired / (work.dense * runs),
                     work.undivided,
+                    work.softmax,
                 )
                 for work in self.work
             ),

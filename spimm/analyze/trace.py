@@ -58,6 +58,8 @@ class Product:
     """Fraction of `dense` left if zeros of the other operand are skipped too; None if that is no spike train."""
     undivided: int | None = None
     """`dense` with one attention head as wide as all channels, N D^2 in place of N D d; None: the same."""
+    softmax: bool = False
+    """One of the two products around a softmax."""
 
 
 @dataclass(frozen=True)

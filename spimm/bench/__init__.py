@@ -10,6 +10,7 @@ from spimm.bench import memory as memory
 from spimm.bench import network as network
 from spimm.bench import scaling as scaling
 from spimm.bench import scaling_attention as scaling_attention
+from spimm.bench import spk as spk
 from spimm.bench import startup as startup
 from spimm.bench.agreement import Mismatch
 from spimm.bench.peers import spikingjelly as require_peers

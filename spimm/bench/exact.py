@@ -7,6 +7,8 @@ coarse binary grid and norms divide by powers of two: float32 holds every potent
 In a row of linear layers without a neuron in between (RepConv, the separable convolution) each layer's grid multiplies
 the one's before. Their weights have three bits, on a grid that goes with their size, and the norms inside multiply by
 powers of two and subtract few multiples of what they divide by.
+
+Softmax is never exact: neurons behind it are kept away from their thresholds.
 """
 
 import math
@@ -16,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spimm.layers import RepConv, SepConv, SpikingAttention
+from spimm.layers import ConvUnit, GroupAttention, RepConv, SepConv, SpikingAttention
 
 WEIGHT_GRID = 2**-10
 IMAGE_GRID = 2**-3
@@ -26,6 +28,8 @@ LEAST_RATE = 0.01
 """Of spikes, that an attention's core should give."""
 BIAS_RAISE, MOST_RAISES = 2**-1, 8
 """Few tokens of few spikes do not make an attention's neurons fire, since they see sums over tokens."""
+SOFTMAX_ERROR = 2**-16
+"""Relative, of what a softmax attention gives, that decides no spike."""
 
 
 def exact_image(*shape: int, generator: torch.Generator) -> Tensor:
@@ -38,7 +42,8 @@ def make_exact(model: nn.Module, images: Tensor, generator: torch.Generator) -> 
     """Changes weights and statistics of the convolutions and batch norms of `model`; leaves it in eval mode.
 
     The statistics are those of `images`, rounded, so that neurons fire; where an attention stays silent, the biases of
-    its q, k and v are raised. Only the head keeps its weights.
+    its q, k and v are raised. Behind a softmax no neuron is near its threshold on these images. Only the head keeps its
+    weights.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     inner = set(_inner(model))
@@ -58,7 +63,30 @@ def make_exact(model: nn.Module, images: Tensor, generator: torch.Generator) -> 
         spacing = AFFINE_GRID * torch.exp2(log_std) if norm in inner else WEIGHT_GRID
         norm.running_mean.copy_(_on_grid(norm.running_mean, spacing))
         norm.running_var.copy_(torch.exp2(2 * log_std.double()) - norm.eps)
-    model.eval()
+    _keep_off_thresholds(model.eval(), images)
+
+
+def _keep_off_thresholds(model: nn.Module, images: Tensor) -> None:
+    """Lowers biases of v until rounding in a softmax decides no spike; a v without spikes gives 0, so that it ends."""
+
+    def lower(attention: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(attention, SpikingAttention) and isinstance(attention.core, GroupAttention)
+        core, bias = attention.core, _bias(attention)
+        while True:
+            y = core.attend(attention.qkv(inputs[0]))
+            undecided = (core.spk(y * (1 - SOFTMAX_ERROR)) != core.spk(y * (1 + SOFTMAX_ERROR))).any(-1)
+            channels = undecided.any(-1).flatten(0, 1).any(0)
+            if not channels.any():
+                return
+            bias[-len(channels) :] -= AFFINE_GRID * channels
+
+    attentions = [module for module in model.modules() if isinstance(module, SpikingAttention)]
+    softmax = [attention for attention in attentions if isinstance(attention.core, GroupAttention)]
+    hooks = [attention.register_forward_pre_hook(lower) for attention in softmax]
+    if hooks:
+        model(images)
+    for hook in hooks:
+        hook.remove()
 
 
 def _take_statistics(model: nn.Module, norms: list[nn.BatchNorm2d], images: Tensor) -> None:
@@ -82,12 +110,18 @@ def _take_statistics(model: nn.Module, norms: list[nn.BatchNorm2d], images: Tens
     found = silent()
     for _ in range(MOST_RAISES):
         for attention in found:
-            attention.qkv.norm.bias.add_(BIAS_RAISE)
+            _bias(attention).add_(BIAS_RAISE)
         found = found and silent()
     for hook in hooks:
         hook.remove()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+
+
+def _bias(attention: SpikingAttention) -> Tensor:
+    """Of the norm in front of q, k and v."""
+    assert isinstance(attention.qkv, ConvUnit)
+    return attention.qkv.norm.bias
 
 
 def _inner(model: nn.Module) -> Iterator[nn.Module]:

@@ -149,7 +149,7 @@ class MultiLIF(FusedOp):
 
     def distance(self, fire: Distances, spikes: Tensor) -> Tensor:
         """That of the branch nearest to its threshold."""
-        return fire.stacked().abs().unflatten(0, (len(THRESHOLDS), -1)).amin(0)
+        return fire.nearest(len(THRESHOLDS))
 
     def levels(self) -> int:
         return len(THRESHOLDS)

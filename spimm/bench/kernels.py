@@ -4,7 +4,7 @@ Checked against the float64 reference on the same values, spikes and every gradi
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +19,7 @@ from spimm.kernels.lif import reference as lif_reference
 from spimm.kernels.norm_lif import reference as norm_lif_reference
 from spimm.layers.norm import norm_neuron
 from spimm.neurons import LIF
+from spimm.surrogate import Surrogate
 
 NORM_SHAPE = (4, 16, 96, 32, 32)  # [T, B, C, H, W]: the first stage of QKFormer 4-384 with 16 images of 32x32
 LIF_SHAPE = (4, 16, 96, 56, 56)
@@ -53,6 +54,15 @@ class Problem:
         spikes, _ = lif_reference.lif(x, dynamics, num_steps=len(x), fire=fire)
         (gradient,) = torch.autograd.grad(spikes, x, self.grad.double())
         return Truth(spikes.detach(), fire.stacked(), {"x": gradient})
+
+    def branches_truth(self, thresholds: Sequence[float], surrogate: Surrogate) -> Truth:
+        """Of the sum over LIFs of these thresholds, of the reference in float64."""
+        x, fire = self.x.double().requires_grad_(), Distances(surrogate)
+        parts = [LIF(threshold=threshold).dynamics() for threshold in thresholds]
+        spikes = sum(lif_reference.lif(x, part, num_steps=len(x), fire=fire)[0] for part in parts)
+        assert isinstance(spikes, Tensor)
+        (gradient,) = torch.autograd.grad(spikes, x, self.grad.double())
+        return Truth(spikes.detach(), fire.nearest(len(parts)), {"x": gradient}, levels=len(parts))
 
     def norm_lif_truth(self) -> Truth:
         """Of the reference in float64."""

@@ -22,16 +22,19 @@ from spimm.bench.workload import (
     inference_run,
     meta_cifar,
     meta_imagenet,
+    spikeatconv_cifar,
+    spikeatconv_imagenet,
     training_step,
 )
 from spimm.deploy import Merge, fold
 
 NUM_STEPS_224 = (4, 1)
+SPIKEATCONV_STEPS_224 = (2, 1)
 FOLDED = "spimm folded"
 META_TRAINING, META_INFERENCE = 5.0, 8.0
 """Goals of Meta-SpikeFormer: our best over the peer's fp32."""
 META_FORMS: tuple[Merge, ...] = ("dense", "split")
-OPTIMIZER = {"optimizer": "AdamW, fused"}
+OPTIMIZER = "AdamW, fused"
 OFFICIAL = "SpikingJelly's own qkformer_10_384"
 
 
@@ -122,7 +125,7 @@ def train_step(options: Options) -> Plan:
         Ratio("spikingjelly fp32", "spimm bf16", 7.0),
         Ratio("spikingjelly bf16", "spimm bf16", 3.5),
     ]
-    return found.plan(work.setting() | OPTIMIZER, ratios, repeats=7)
+    return found.plan(work.setting() | {"optimizer": OPTIMIZER}, ratios, repeats=7)
 
 
 @register_case("inference", "inference of QKFormer 4-384, eval mode, no gradients")
@@ -140,8 +143,8 @@ def inference(options: Options) -> Plan:
     return found.plan(work.setting(), ratios, repeats=10)
 
 
-def _ratios(best: str, goal: float, suffix: str = "") -> list[Ratio]:
-    """The peer's fp32 over ours, over our best, which has the goal, and its bf16 over our best."""
+def _ratios(best: str, goal: float | None, suffix: str = "") -> list[Ratio]:
+    """The peer's fp32 over ours, over our best, which has the goal if there is one, and its bf16 over our best."""
     return [
         Ratio(f"spikingjelly fp32{suffix}", f"spimm fp32{suffix}"),
         Ratio(f"spikingjelly fp32{suffix}", f"{best}{suffix}", goal),
@@ -155,16 +158,17 @@ def _at_224(
     add: Callable[[_Sides, Workload, str], None],
     ratios: Callable[[str], list[Ratio]],
     *,
+    steps: Sequence[int] = NUM_STEPS_224,
     repeats: int,
     **setting: object,
 ) -> Plan:
     """`workload` for each number of steps, `ratios` for each suffix of sides' names."""
     found, wanted = _Sides(options), []
-    for num_steps in NUM_STEPS_224:
+    for num_steps in steps:
         suffix = step_name(num_steps)
         add(found, workload(options.quick, num_steps), suffix)
         wanted += ratios(suffix)
-    settled = workload(options.quick, NUM_STEPS_224[0]).setting() | {"num_steps": list(NUM_STEPS_224)}
+    settled = workload(options.quick, steps[0]).setting() | {"num_steps": list(steps)}
     return found.plan(settled | setting, wanted, repeats=repeats)
 
 
@@ -187,7 +191,7 @@ def meta_train_step(options: Options) -> Plan:
     """Goal: our bf16 5 times as fast as the peer in fp32."""
     work, found = meta_cifar(options.quick), _Sides(options)
     _add_training(found, work, "")
-    return found.plan(work.setting() | OPTIMIZER, _ratios("spimm bf16", META_TRAINING), repeats=7)
+    return found.plan(work.setting() | {"optimizer": OPTIMIZER}, _ratios("spimm bf16", META_TRAINING), repeats=7)
 
 
 @register_case("meta_inference", "inference of the small Meta-SpikeFormer for 32x32, T = 4")
@@ -202,7 +206,7 @@ def meta_inference(options: Options) -> Plan:
 def meta_train_step_224(options: Options) -> Plan:
     """Goal as `meta_train_step`."""
     ratios = partial(_ratios, "spimm bf16", META_TRAINING)
-    return _at_224(options, meta_imagenet, _add_training, ratios, repeats=5, **OPTIMIZER)
+    return _at_224(options, meta_imagenet, _add_training, ratios, repeats=5, optimizer=OPTIMIZER)
 
 
 @register_case("meta_inference_224", "inference of Meta-SpikeFormer 15.1M at 224x224, T = 4 and T = 1")
@@ -216,3 +220,47 @@ def _meta_inference_ratios(suffix: str = "") -> list[Ratio]:
     names = [f"{FOLDED} fp32", *(f"{FOLDED} {form} bf16" for form in META_FORMS)]
     others = [Ratio(f"spikingjelly fp32{suffix}", f"{name}{suffix}") for name in names]
     return _ratios(f"{FOLDED} bf16", META_INFERENCE, suffix) + others
+
+
+@register_case("spikeatconv_train_step", "training step of the small SpikeAtConv for 32x32, T = 2")
+def spikeatconv_train_step(options: Options) -> Plan:
+    """MBPL and SISA, as the peer."""
+    work, found = spikeatconv_cifar(options.quick), _Sides(options)
+    _add_training(found, work, "")
+    return found.plan(work.setting() | {"optimizer": OPTIMIZER}, _ratios("spimm bf16", None), repeats=7)
+
+
+@register_case("spikeatconv_inference", "inference of the small SpikeAtConv for 32x32, T = 2")
+def spikeatconv_inference(options: Options) -> Plan:
+    """Ours folded as well."""
+    work, found = spikeatconv_cifar(options.quick), _Sides(options)
+    _add_inference(found, work, "")
+    return found.plan(work.setting(), _folded_ratios(), repeats=10)
+
+
+@register_case("spikeatconv_train_step_224", "training step of SpikeAtConv-Tiny at 224x224, T = 2 and T = 1")
+def spikeatconv_train_step_224(options: Options) -> Plan:
+    """As `spikeatconv_train_step`."""
+    ratios = partial(_ratios, "spimm bf16", None)
+    return _at_224(
+        options,
+        spikeatconv_imagenet,
+        _add_training,
+        ratios,
+        steps=SPIKEATCONV_STEPS_224,
+        repeats=5,
+        optimizer=OPTIMIZER,
+    )
+
+
+@register_case("spikeatconv_inference_224", "inference of SpikeAtConv-Tiny at 224x224, T = 2 and T = 1")
+def spikeatconv_inference_224(options: Options) -> Plan:
+    """As `spikeatconv_inference`."""
+    return _at_224(
+        options, spikeatconv_imagenet, _add_inference, _folded_ratios, steps=SPIKEATCONV_STEPS_224, repeats=7
+    )
+
+
+def _folded_ratios(suffix: str = "") -> list[Ratio]:
+    folded = Ratio(f"spikingjelly fp32{suffix}", f"{FOLDED} fp32{suffix}")
+    return [*_ratios(f"{FOLDED} bf16", None, suffix), folded]

@@ -11,7 +11,7 @@ from spimm.bench.limits import COPY, copy_limit
 from spimm.bench.precision import compute_in
 from spimm.bench.registry import Options, Plan, Ratio, Work
 from spimm.bench.timing import stopwatch
-from spimm.surrogate import Sigmoid, spike
+from spimm.surrogate import Sigmoid, Surrogate, spike
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,20 @@ class Truth:
 class Distances:
     """A firing function in plain torch that keeps potential minus threshold of every step."""
 
-    def __init__(self) -> None:
+    def __init__(self, surrogate: Surrogate | None = None) -> None:
+        self.surrogate = surrogate or Sigmoid()
         self.steps: list[Tensor] = []
 
     def __call__(self, distance: Tensor) -> Tensor:
         self.steps.append(distance.detach())
-        return spike(distance, Sigmoid())
+        return spike(distance, self.surrogate)
 
     def stacked(self) -> Tensor:
         return torch.stack(self.steps)
+
+    def nearest(self, branches: int) -> Tensor:
+        """Without sign, that of the branch nearest to its threshold; branches fired one after another."""
+        return self.stacked().abs().unflatten(0, (branches, -1)).amin(0)
 
 
 class Side:

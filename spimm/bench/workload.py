@@ -26,6 +26,8 @@ CIFAR_MODEL = "qkformer_4_384_cifar"
 IMAGENET_MODEL = "qkformer_10_384"
 META_CIFAR_MODEL = "metaspikeformer_cifar"
 META_IMAGENET_MODEL = "metaspikeformer_15m"
+SPIKEATCONV_CIFAR_MODEL = "spikeatconv_cifar"
+SPIKEATCONV_IMAGENET_MODEL = "spikeatconv_tiny_table"
 LEARNING_RATE = 1e-3
 LOGITS_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4
@@ -153,6 +155,25 @@ def _tiny_meta(model: str, *, num_steps: int, size: int) -> Workload:
     options = {"widths": (8, 16, 16, 32, 48), "depths": (1,) * 5, "num_heads": 4, "num_classes": 10}
     options |= {"num_steps": num_steps}
     return Workload(options, batch_size=2, size=size, model=model, peer=peers.PeerMetaSpikeFormer)
+
+
+def spikeatconv_cifar(quick: bool) -> Workload:
+    """Small SpikeAtConv with 16 images of 32x32 and 2 steps, or a tiny one."""
+    model, peer = SPIKEATCONV_CIFAR_MODEL, peers.PeerSpikeAtConv
+    if quick:
+        options = {"widths": (8, 16, 16), "depths": (1, 2, 1), "head_dim": 8, "group_size": 2, "num_steps": 2}
+        return Workload(options, batch_size=2, size=16, model=model, peer=peer)
+    return Workload({"num_steps": 2}, batch_size=16, size=32, model=model, peer=peer)
+
+
+def spikeatconv_imagenet(quick: bool, num_steps: int) -> Workload:
+    """SpikeAtConv-Tiny with 2 images of 224x224, or a tinier one."""
+    options: dict[str, Any] = {"num_steps": num_steps}
+    model, peer = SPIKEATCONV_IMAGENET_MODEL, peers.PeerSpikeAtConv
+    if quick:
+        options |= {"widths": (8, 8, 16, 16), "depths": (1,) * 4, "head_dim": 8, "group_size": 2, "num_classes": 10}
+        return Workload(options, batch_size=2, size=64, model=model, peer=peer)
+    return Workload(options, batch_size=2, size=224, model=model, peer=peer)
 
 
 def check_networks(networks: Mapping[str, nn.Module], images: Tensor, labels: Tensor) -> dict[str, float]:

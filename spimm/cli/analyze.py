@@ -31,7 +31,8 @@ def analyze(
     Args:
         subject: what to analyze.
         images: test images to record.
-        formula: how the energy is counted: qkformer, or metaspikeformer with attention at full width.
+        formula: how the energy is counted: qkformer, metaspikeformer with attention at full width, or spikeatconv with
+            softmax attention beside the total.
         first_layer_steps: count the first convolution of a static image once or at each step.
         rate: give the energy at this mean firing rate as well, for all layers behind the first neuron.
         purity: print what each matrix product receives: 0 alone, spikes, integers or reals.

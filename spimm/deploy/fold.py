@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from spimm.deploy.forms import RATE, Merge, Split, choose_forms
-from spimm.deploy.linear import NORMS, is_row
+from spimm.deploy.linear import NORMS, is_row, norm_scale
 from spimm.deploy.merge import merge_convs, split_chains
-from spimm.layers import ConvNeuron, ConvUnit, SpikeConv2d, SpikeProduct
+from spimm.layers import DCL, BranchConv2d, ConvNeuron, ConvUnit, SpikeConv2d, SpikeProduct
 from spimm.neurons import Neuron
 
 
@@ -88,17 +88,34 @@ def _(module: ConvUnit) -> nn.Module:
     conv: nn.Module
     if isinstance(module.conv, Split):
         conv = Split(*module.conv[:-1], merge_convs([module.conv[-1], module.norm]))
+    elif isinstance(module.conv, BranchConv2d):
+        conv = scale_branches(module.conv, module.norm)
     else:
         plain = isinstance(module.conv, nn.Conv2d)
         conv = merge_convs([module.conv, module.norm], like=None if plain else SpikeConv2d(1, 1, 1))
-    return ConvNeuron(conv, pool=module.pool, neuron=module.neuron, adds_first=module.adds_first)
+    return ConvNeuron(conv, pool=module.pool, neuron=_folded(module.neuron), adds_first=module.adds_first)
+
+
+def _folded(neuron: nn.Module | None) -> nn.Module | None:
+    """Blocks in the place of a neuron may hold units and norms."""
+    return None if neuron is None else _replace(neuron, {})
 
 
 @fold_module.register
 def _(module: ConvNeuron) -> nn.Module:
     """Folded already; a chain that was kept apart stays so."""
-    settings = {"pool": module.pool, "neuron": module.neuron, "adds_first": module.adds_first}
+    settings = {"pool": module.pool, "neuron": _folded(module.neuron), "adds_first": module.adds_first}
     return ConvNeuron(module.conv, **settings, storage=module.storage)
+
+
+@fold_module.register
+def _(module: DCL) -> nn.Module:
+    if module.norm3 is not None and module.norm5 is not None:
+        module.conv3, module.conv5 = (
+            merge_convs(pair) for pair in ((module.conv3, module.norm3), (module.conv5, module.norm5))
+        )
+        module.norm3 = module.norm5 = None
+    return module
 
 
 @fold_module.register
@@ -123,6 +140,17 @@ def _(module: nn.Sequential) -> nn.Module:
                 module[gone] = nn.Identity()
         index += len(row)
     return module
+
+
+@torch.no_grad()
+def scale_branches(conv: BranchConv2d, norm: nn.BatchNorm2d) -> BranchConv2d:
+    """A copy that does what the norm behind it does: its gain in every branch, its shift in the bias of their sum."""
+    scaled, scale = copy.deepcopy(conv), norm_scale(norm)
+    shift = scale.shift if conv.bias is None else scale.shift + scale.gain * conv.bias.double()
+    weight = conv.weight.double() * scale.gain.repeat(conv.branches).view(-1, 1, 1, 1)
+    scaled.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
+    scaled.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=False)
+    return scaled
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from torch import nn
 
 from spimm.deploy.linear import Pad, Step, linear_steps, norm_scale
 from spimm.deploy.merge import merge_convs
-from spimm.layers import ConvUnit, RepConv
+from spimm.layers import BranchConv2d, ConvUnit, RepConv
 
 Merge = Literal["dense", "split", "cheaper"]
 RATE = 0.2
@@ -119,7 +119,7 @@ def chain_of(module: nn.Module) -> list[nn.Conv2d]:
 
 @chain_of.register
 def _(module: nn.Sequential) -> list[nn.Conv2d]:
-    convs = [part for part in module if isinstance(part, nn.Conv2d)]
+    convs = [part for part in module if isinstance(part, nn.Conv2d) and not isinstance(part, BranchConv2d)]
     return convs if len(convs) == len(module) else []
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from spimm.layers import BranchConv2d
+
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 Pair = tuple[int, int]
 
@@ -75,6 +77,12 @@ def _(module: nn.Conv2d) -> tuple[Step, ...] | None:
     bias = None if module.bias is None else module.bias.double()
     stride, dilation = _pair(module.stride), _pair(module.dilation)
     return Pad(_padding(module)), Convolve(module.weight.double(), bias, stride, dilation, module.groups)
+
+
+@linear_steps.register
+def _(module: BranchConv2d) -> tuple[Step, ...] | None:
+    """Branches are summed behind their kernels, which no step does."""
+    return None
 
 
 def _pair(values: Sequence[int]) -> Pair:

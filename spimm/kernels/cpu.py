@@ -11,6 +11,7 @@ from spimm.kernels.dynamics import Dynamics
 NUM_SHAPES = 6  # of csrc/kernels.h
 STORAGE = {torch.float32: 0, torch.bfloat16: 1}
 NO_NORM = (0, 0, 0, 0, 0.0, False)  # for the ops that take a normalisation in front of the neuron
+NO_THRESHOLDS = (0, 0)  # for those that take the thresholds of several neurons
 
 
 def _load() -> tuple[Any, str | None]:
@@ -59,6 +60,20 @@ class NeuronCode(NamedTuple):
         )
 
     SCHEMA = "bool soft_reset, bool detach_reset, int shape, float surrogate_a, float surrogate_b"
+
+
+class Coefficients:
+    """Decay, gain and threshold of one neuron, or decay, gain and several thresholds, as the extension takes them."""
+
+    def __init__(self, coefficients: Tensor, code: tuple[int, ...]):
+        decay, gain, *thresholds = coefficients.tolist()
+        self.neuron = (decay, gain, thresholds[0], *code)
+        self._several = torch.tensor(thresholds if len(thresholds) > 1 else [])
+
+    @property
+    def thresholds(self) -> tuple[int, int]:
+        """Their address, good for as long as this object, and number; none where there is one."""
+        return (self._several.data_ptr(), len(self._several)) if len(self._several) else NO_THRESHOLDS
 
 
 def address(tensor: Tensor | None) -> int:

@@ -1,5 +1,6 @@
 """The settings of a neuron as kernels take them: one small value for IF, LIF (with or without input decay) and PLIF."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -33,11 +34,15 @@ class Dynamics:
         """Potential before the first step."""
         return 0.0 if self.v_reset is None else self.v_reset
 
-    def coefficients(self) -> Tensor:
-        """[decay, gain, threshold - rest] in float64, differentiable where a member is a tensor that requires grad."""
-        values = (self.decay, self.gain, self.threshold)
+    def coefficients(self, thresholds: Sequence[float] | Tensor | None = None) -> Tensor:
+        """[decay, gain, threshold - rest] in float64, differentiable where a member is a tensor that requires grad.
+
+        With `thresholds`, those of several neurons in place of the one: [decay, gain, threshold - rest, ...].
+        """
+        values = (self.decay, self.gain, self.threshold if thresholds is None else thresholds)
         if any(isinstance(value, Tensor) for value in values):
             device = next(value.device for value in values if isinstance(value, Tensor))
-            parts = [torch.as_tensor(value, dtype=torch.float64, device=device).reshape(()) for value in values]
-            return torch.stack([*parts[:2], parts[2] - self.rest])
-        return torch.tensor([self.decay, self.gain, self.threshold - self.rest], dtype=torch.float64)
+            parts = [torch.as_tensor(value, dtype=torch.float64, device=device).reshape(-1) for value in values]
+            return torch.cat([*parts[:2], parts[2] - self.rest])
+        fired_at = [self.threshold] if thresholds is None else thresholds
+        return torch.tensor([self.decay, self.gain, *(at - self.rest for at in fired_at)], dtype=torch.float64)

@@ -5,9 +5,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from spimm.kernels import Memory, spike_conv2d
-from spimm.layers.norm import batch_norm, max_pool, norm_neuron, norm_pool_neuron
+from spimm.layers.norm import batch_norm, frozen_statistics, fuses, max_pool, norm_neuron, norm_pool_neuron
 from spimm.layers.time import over_time
-from spimm.neurons import Neuron
+from spimm.neurons import MultiLIF, Neuron
 
 
 class SpikeConv2d(nn.Conv2d):
@@ -38,11 +38,11 @@ class SpikeConv2d(nn.Conv2d):
 class ConvUnit(nn.Module):
     """LIF(BN(conv(x))); with `pool` LIF(MaxPool(BN(conv(x)))). x: [T, B, C, H, W] -> spikes [T, B, C', H', W'].
 
-    `neuron` is a Neuron, which runs in one op with the norm, or a block in the place of one (`spk`). Without it the
-    unit gives the membrane, BN(conv(x)), pooled if asked. `added`, shaped as the output, is the
-    residual shortcut: it is added to the output or, with `adds_first`, to what the neuron fires on. An x: [1, ...] with
-    `num_steps` is the same at every step: convolution and statistics are computed once. The pool (3x3, stride 2) halves
-    H and W, rounding up. conv: any linear module from [N, C, H, W] to [N, C', H', W'].
+    `neuron` is a Neuron or a MultiLIF that sums, which run in one op with the norm, or another block in the place of
+    one (`spk`). Without it the unit gives the membrane, BN(conv(x)), pooled if asked. `added`, shaped as the output, is
+    the residual shortcut: it is added to the output or, with `adds_first`, to what the neuron fires on. An x: [1, ...]
+    with `num_steps` is the same at every step: convolution and statistics are computed once. The pool (3x3, stride 2)
+    halves H and W, rounding up. conv: any linear module from [N, C, H, W] to [N, C', H', W'].
     """
 
     def __init__(
@@ -59,14 +59,33 @@ class ConvUnit(nn.Module):
 
     def forward(self, x: Tensor, num_steps: int | None = None, *, added: Tensor | None = None) -> Tensor:
         x = over_time(self.conv, x)
-        if isinstance(self.neuron, Neuron) and not self.pool:
-            return norm_neuron(x, self.norm, self.neuron, num_steps, added, adds_first=self.adds_first)
+        if self.fuses:
+            return norm_neuron(x, self.norm, self.neuron, num_steps, added, adds_first=self.adds_first)  # type: ignore[arg-type]
         if isinstance(self.neuron, Neuron):
             x = norm_pool_neuron(x, self.norm, self.neuron, num_steps)
             return x if added is None else x + added
         x = batch_norm(x, self.norm, num_steps)
         x = over_time(max_pool, x) if self.pool else x
         return fire(x, self.neuron, num_steps, added, adds_first=self.adds_first)
+
+    @property
+    def fuses(self) -> bool:
+        """Whether neither a pool nor a block that is no neuron stands between the norm and the spikes."""
+        return fuses(self.neuron) and not self.pool
+
+    def branches(self, x: Tensor, num_steps: int | None = None, *, added: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The spikes of each LIF of a MultiLIF that runs in one op with the norm, [T, B, C', H', W'] with 0 and 1.
+
+        Of a call with these arguments; neither hooks of the convolution nor running statistics notice.
+        """
+        assert isinstance(self.neuron, MultiLIF)
+        neuron, settings = self.neuron.neuron, {"adds_first": self.adds_first}
+        x, added = over_time(self.conv.forward, x), added if self.adds_first else None
+        with frozen_statistics():
+            return tuple(
+                norm_neuron(x, self.norm, MultiLIF(neuron, (threshold,)), num_steps, added, **settings)
+                for threshold in self.neuron.thresholds
+            )
 
 
 def fire(

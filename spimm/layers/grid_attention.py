@@ -107,7 +107,7 @@ class GroupAttention(nn.Module):
         # [T B, row groups, column groups, h, rows, columns, d]
         order = (0, 4, 1, 5, 2) if rows.spread else (0, 1, 4, 2, 5)
         y = y.permute(*order, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
-        return y[:, : shape[3], : shape[4]].movedim(-1, 1).unflatten(0, shape[:2])
+        return y[:, : shape[3], : shape[4]].contiguous().movedim(-1, 1).unflatten(0, shape[:2])
 
     def _mask(self, rows: Axis, columns: Axis, height: int, width: int, q: Tensor) -> Tensor:
         """What is added to q k^T / sqrt(d): [h, P, P], or for a map that is filled up [T B groups, h, P, P]."""
@@ -145,9 +145,10 @@ def _at(axis: Axis) -> tuple[Tensor, Tensor]:
 
 
 GROUP_ATTENTIONS = ("sisa", "bdsa")
-ATTENTION_GAIN = 4.0
+ATTENTION_GAIN = 4.5
 """Ours. The attention gives means of spikes, at most 1; a LIF of threshold 1 and tau 2 never fires on them in its first
-step. What stands behind it fires on this many times the mean."""
+step. What stands behind it fires on this many times the mean. With 4 the mean of spikes of a whole group, 1 but for
+rounding, would meet the threshold 2 exactly."""
 
 
 def group_attention(

@@ -15,7 +15,7 @@ from torch.nn.functional import max_pool2d
 
 from spimm.kernels import norm_lif, norm_pool_lif
 from spimm.layers.time import over_time
-from spimm.neurons import Neuron
+from spimm.neurons import MultiLIF, Neuron
 
 _frozen = ContextVar("frozen running statistics", default=False)
 
@@ -43,7 +43,7 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d, num_steps: int | None = None) ->
 def norm_neuron(
     x: Tensor,
     norm: nn.BatchNorm2d,
-    neuron: Neuron,
+    neuron: Neuron | MultiLIF,
     num_steps: int | None = None,
     added: Tensor | None = None,
     *,
@@ -51,9 +51,17 @@ def norm_neuron(
 ) -> Tensor:
     """neuron(BN(x)) + added, or with `adds_first` neuron(BN(x) + added): [T, B, C, H, W], through the fused op.
 
-    Updates the running statistics in training mode.
+    Several thresholds are those of a MultiLIF that sums. Updates the running statistics in training mode.
     """
-    return _fused(norm_lif_with(added, adds_first=adds_first), x, norm, neuron, num_steps)
+    op = norm_lif_with(added, adds_first=adds_first)
+    if isinstance(neuron, MultiLIF):
+        op, neuron = partial(op, thresholds=neuron.thresholds), neuron.neuron
+    return _fused(op, x, norm, neuron, num_steps)
+
+
+def fuses(neuron: nn.Module | None) -> bool:
+    """Whether norm_neuron serves that neuron, or block in the place of one."""
+    return isinstance(neuron, Neuron) or (isinstance(neuron, MultiLIF) and neuron.combine == "sum")
 
 
 def norm_lif_with(added: Tensor | None, *, adds_first: bool) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:

@@ -109,6 +109,71 @@ def test_a_folded_network_has_the_firing_rates_of_the_unfolded_one(lively: Build
         assert traced(fold(model, merge=merge), x).firing_rates() == pytest.approx(rates, abs=1e-4)
 
 
+SMALL = {"widths": (8, 16), "depths": (1, 1), "strides": (1, 2), "group_size": 3, "head_dim": 4}
+ENTRIES = {f"stages.{i}.blocks.0.conv.entry" for i in (0, 1)}
+DEPTHWISE = {f"stages.{i}.blocks.0.conv.depthwise.conv" for i in (0, 1)}
+POOLED = "stages.1.blocks.0.conv.shortcut.conv"
+
+
+def _spikeatconv(firing: Build, **options: object) -> dict[str, str]:
+    """What the products of a small SpikeAtConv receive, but for the first convolution and the classifier: reals."""
+    torch.manual_seed(1)
+    model = firing("spikeatconv_cifar", **SMALL, **options)
+    found = dict(purity(traced(model, torch.rand(4, 3, 16, 16))).layers())
+    assert (found.pop("stages.0.embed.first.conv"), found.pop("head")) == ("reals", "reals")
+    return found
+
+
+@pytest.mark.parametrize("kind", ["sl", "hsl"])
+@pytest.mark.parametrize("attention", ["sisa", "bdsa"])
+def test_blocks_of_one_threshold_give_spikes_to_all_but_the_pooled_shortcut(
+    firing: Build, kind: str, attention: str
+) -> None:
+    found = _spikeatconv(firing, spk=kind, attention=attention)
+    assert len(found) == (20 if attention == "sisa" else 18)
+    assert found.pop(POOLED) == "integers"
+    assert set(found.values()) == {"spikes"}
+
+
+@pytest.mark.parametrize(("form", "depthwise"), [(None, "spikes"), ("concat", "spikes"), ("sum", "integers")])
+def test_several_branches_give_integers_but_to_attention_and_where_they_are_concatenated(
+    firing: Build, form: str | None, depthwise: str
+) -> None:
+    found = _spikeatconv(firing, spk="mbpl", form=form, thresholds="0.2,0.4,0.6")
+    assert {found.pop(name) for name in DEPTHWISE} == {depthwise}
+    cores = {found.pop(name) for name in list(found) if "core" in name}
+    assert cores == {"spikes"} and set(found.values()) == {"integers"}
+
+
+def test_the_pooled_shortcut_sums_places_and_branches(firing: Build) -> None:
+    model = firing("spikeatconv_cifar", **SMALL, thresholds="0.2,0.4,0.6")
+    highest = {line.layer: line.highest for line in purity(traced(model, torch.rand(4, 3, 16, 16))).lines}
+    assert highest["stages.0.embed.second.conv"] == 3
+    assert 3 < (highest[POOLED] or 0) <= 12
+    assert all(highest[name] == 1 for name in DEPTHWISE)
+
+
+@pytest.mark.parametrize("form", ["split", "full_norm"])
+def test_the_convolutions_of_dcl_receive_reals(firing: Build, form: str) -> None:
+    found = _spikeatconv(firing, spk="dcl", form=form, thresholds="0.2,0.2")
+    reals = {name for name, values in found.items() if values == "reals"}
+    assert reals == {f"{entry}.{conv}" for entry in ENTRIES for conv in ("conv3", "conv5")}
+
+
+def test_branches_mixed_by_a_convnext_module_are_spikes_in_front_of_it_and_reals_behind(firing: Build) -> None:
+    found = _spikeatconv(firing, spk="mbpl", form="convnext", thresholds="0.2,0.4,0.6")
+    assert {found[f"{entry}.mix.{i}.conv"] for entry in ENTRIES for i in range(3)} == {"spikes"}
+    assert {name for name, values in found.items() if values == "reals"} == {*DEPTHWISE, POOLED}
+
+
+def test_branches_mixed_by_depthwise_convolutions_make_the_next_layer_of_a_resnet_see_reals(firing: Build) -> None:
+    model = firing("resnet18_cifar_small", width=8, depths=(1, 1), form="depthwise", thresholds="0.2,0.4,0.6")
+    found = purity(traced(model, torch.rand(4, 3, 16, 16))).layers()
+    mixed = {name: values for name, values in found.items() if name.endswith(".mix.conv")}
+    assert len(mixed) == 5 and set(mixed.values()) == {"spikes"}
+    assert {values for name, values in found.items() if name not in mixed} == {"reals"}
+
+
 def test_shares_are_of_operations_and_the_table_lists_all_products(firing: Build) -> None:
     trace = traced(firing(), torch.rand(2, 1, 8, 8))
     found = purity(trace)

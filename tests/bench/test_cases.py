@@ -22,6 +22,7 @@ from spimm.bench import (
     registry,
     run_case,
     scaling_attention,
+    spk,
 )
 from spimm.bench.environment import PEERS
 from spimm.bench.fresh import Trained, forget_peak, in_fresh_process, resident
@@ -35,6 +36,12 @@ GOALS = {
     ("lif", "snntorch fp32", "spimm fp32"): 10.0,
     ("lif", "norse fp32", "spimm fp32"): 10.0,
     ("lif", "torch.compile fp32", "spimm fp32"): 1.5,
+    **{
+        (case, slower, f"spimm mbpl {precision}"): goal
+        for case in ("mbpl", "mbpl_t1")
+        for precision in ("fp32", "bf16")
+        for slower, goal in ((f"spimm sl {precision}", 1 / 1.6), (f"spikingjelly {precision}", 8.0))
+    },
     ("train_step", "spikingjelly fp32", "spimm fp32"): 2.0,
     ("train_step", "spikingjelly fp32", "spimm bf16"): 7.0,
     ("train_step", "spikingjelly bf16", "spimm bf16"): 3.5,
@@ -78,7 +85,18 @@ def test_a_quick_run_of_every_case_gives_a_full_record(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["norm_lif", "lif", "token_mask", "train_step", "inference", "scaling_width", "meta_inference"]
+    "name",
+    [
+        "norm_lif",
+        "lif",
+        "token_mask",
+        "mbpl",
+        "train_step",
+        "inference",
+        "scaling_width",
+        "meta_inference",
+        "spikeatconv_inference",
+    ],
 )
 def test_without_peers_ours_alone_is_checked_and_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for library in ("spikingjelly.activation_based", "snntorch", "norse"):
@@ -161,6 +179,16 @@ def test_a_kernel_with_a_wrong_gradient_is_not_measured(monkeypatch: pytest.Monk
     )
     with pytest.raises(Mismatch, match="spimm fp32: gradient of x"):
         run_case("norm_lif", Options(peers=False, quick=True))
+
+
+@pytest.mark.parametrize("thresholds", [(0.2, 1.0), (0.3, 1.0, 2.0, 4.0)])
+def test_a_block_of_other_thresholds_is_not_measured(
+    thresholds: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = spk.MultiLIF
+    monkeypatch.setattr(spk, "MultiLIF", lambda neuron, _: right(neuron, thresholds))
+    with pytest.raises(Mismatch, match=r"spimm mbpl fp32: \d+ of 120 spikes differ"):
+        run_case("mbpl_t1", Options(peers=False, quick=True))
 
 
 @pytest.mark.parametrize("kind", SDSA)

@@ -2,16 +2,28 @@
 
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
+import spimm
 from spimm.bench import Mismatch, peers
 from spimm.bench.exact import LEAST_RATE, exact_image, make_exact
 from spimm.bench.peers import metaspikeformer as peer_metaspikeformer
 from spimm.bench.peers import qkformer as peer_qkformer
-from spimm.bench.workload import CIFAR_MODEL, Workload, check_networks, imagenet, meta_cifar, meta_imagenet
-from spimm.layers import SpikingAttention
+from spimm.bench.peers import spikeatconv as peer_spikeatconv
+from spimm.bench.workload import (
+    CIFAR_MODEL,
+    Workload,
+    check_networks,
+    imagenet,
+    meta_cifar,
+    meta_imagenet,
+    spikeatconv_cifar,
+    spikeatconv_imagenet,
+)
+from spimm.layers import GroupAttention, SpikingAttention
 from spimm.models import create_model
 from spimm.models.qkformer import QKFormer, QKFormerConfig
 
@@ -64,7 +76,11 @@ def test_exact_weights_make_norms_divide_by_powers_of_two() -> None:
         assert norm.momentum == 0.1
 
 
-@pytest.mark.parametrize("work", [meta_cifar(True), meta_imagenet(True, 1)], ids=lambda work: work.model)
+@pytest.mark.parametrize(
+    "work",
+    [meta_cifar(True), meta_imagenet(True, 1), spikeatconv_cifar(True), spikeatconv_imagenet(True, 1)],
+    ids=lambda work: work.model,
+)
 def test_exact_weights_let_every_attention_fire(work: Workload) -> None:
     images, _ = work.batch()
     model = work.exact_networks(("spimm",), images)["spimm"]
@@ -91,6 +107,26 @@ def test_with_exact_weights_float32_rounds_nothing_in_rows_of_convolutions_eithe
                 norm.eps = 0.0
         assert torch.equal(model.forward_features(images.double()), features.double())
     assert features.unique().numel() > 100 and features.abs().max() < 100
+
+
+@pytest.mark.parametrize("work", [spikeatconv_cifar(True), spikeatconv_imagenet(True, 1)], ids=lambda work: work.model)
+def test_with_exact_weights_no_neuron_behind_a_softmax_is_decided_by_rounding(work: Workload) -> None:
+    images, _ = work.batch()
+    model = work.exact_networks(("spimm",), images)["spimm"]
+    seen = 0
+    for core in (module for module in model.modules() if isinstance(module, GroupAttention)):
+
+        def compare(core, inputs, spikes):
+            nonlocal seen
+            attended = core.attend(inputs[0])
+            seen += 1
+            for error in (-1e-5, 1e-5):
+                assert torch.equal(core.spk(attended * (1 + error)), spikes)
+
+        core.register_forward_hook(compare)
+    with torch.no_grad():
+        model(images)
+    assert seen == 4
 
 
 class TestWithSpikingJelly:
@@ -211,4 +247,63 @@ class TestMetaSpikeFormerWithSpikingJelly:
         work = meta_cifar(True)
         monkeypatch.setattr(peer_metaspikeformer.RepConv, "pad", lambda _, x: torch.nn.functional.pad(x, [1] * 4))
         with pytest.raises(Mismatch, match="logits"):
+            work.check(("spimm", "spikingjelly"))
+
+
+class TestSpikeAtConvWithSpikingJelly:
+    @pytest.fixture(autouse=True)
+    def needs_the_peer(self) -> None:
+        pytest.importorskip("spikingjelly")
+
+    @pytest.mark.parametrize(
+        "work", [spikeatconv_cifar(False), spikeatconv_imagenet(False, 1)], ids=lambda work: work.model
+    )
+    def test_the_peer_has_our_number_of_parameters(self, work: Workload) -> None:
+        count = sum(p.numel() for p in work.network("spikingjelly").parameters())
+        assert count == spimm.model_card(work.model).params
+
+    @pytest.mark.parametrize(
+        "work", [spikeatconv_cifar(True), spikeatconv_imagenet(True, 1), spikeatconv_imagenet(True, 2)]
+    )
+    def test_logits_are_equal_and_gradients_nearly_so_with_copied_weights(self, work: Workload) -> None:
+        found = work.check(("spimm", "spikingjelly"))
+        assert found["logits"] == 0
+        assert found["largest of all gradients"] < 1e-4
+
+    def test_batches_have_the_same_statistics_in_training(self) -> None:
+        """With weights of any kind, rounding may decide spikes behind the first neurons: their input is compared."""
+        work = spikeatconv_cifar(True)
+        images, _ = work.batch()
+        ours, peer = (work.network(library).train() for library in ("spimm", "spikingjelly"))
+        assert isinstance(peer, peers.PeerSpikeAtConv)
+        peer.load(ours.state_dict())
+        for network in (ours, peer):
+            network(images)
+        expected, found = peer.tensors(ours.state_dict()), peer.state_dict()
+        for name in ("running_mean", "running_var"):
+            key = f"stem.first.norm.{name}"
+            torch.testing.assert_close(found[key], expected[key])
+        assert expected.keys() == found.keys()
+
+    def test_the_peer_keeps_nothing_between_batches(self) -> None:
+        work = spikeatconv_cifar(True)
+        images, _ = work.batch()
+        peer = work.exact_networks(("spimm", "spikingjelly"), images)["spikingjelly"]
+        with torch.no_grad():
+            assert torch.equal(peer(images), peer(images))
+
+    def test_a_peer_that_turns_distances_round_is_a_mismatch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        right = peer_spikeatconv.relative_index
+        monkeypatch.setattr(peer_spikeatconv, "relative_index", lambda side: right(side).mT)
+        with pytest.raises(Mismatch, match=r"logits|gradient"):
+            spikeatconv_cifar(True).check(("spimm", "spikingjelly"))
+
+    @pytest.mark.parametrize(
+        "other",
+        [{"partition": "window"}, {"thresholds": "0.2,1,2,3"}, {"surrogate": "sigmoid"}, {"detach_reset": False}],
+        ids=lambda other: next(iter(other)),
+    )
+    def test_a_network_of_ours_that_the_peer_is_not_is_a_mismatch(self, other: dict[str, Any]) -> None:
+        work = replace(spikeatconv_cifar(True), extra=other)
+        with pytest.raises(Mismatch, match=r"logits|gradient"):
             work.check(("spimm", "spikingjelly"))

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +11,20 @@ from torch import Tensor, nn
 
 import spimm
 from spimm.analyze import energy, record
-from spimm.models import ModelCard
+from spimm.models import ModelCard, registry
+from spimm.neurons import Neuron
 
 
-@pytest.fixture(scope="module", params=spimm.list_models())
+def networks() -> list[str]:
+    """One name of each network: a second name of the same configuration promises the same."""
+    first: dict[object, str] = {}
+    for name in spimm.list_models():
+        build = registry._find(name)[1]
+        first.setdefault((spimm.model_card(name).family, *getattr(build, "args", (name,))), name)
+    return list(first.values())
+
+
+@pytest.fixture(scope="module", params=networks())
 def card(request: pytest.FixtureRequest) -> ModelCard:
     return spimm.model_card(request.param)
 
@@ -40,12 +51,20 @@ def exact(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).double()
 
 
-def images(model: nn.Module, card: ModelCard, batch: int = 2) -> Tensor:
-    """Random images in the dtype of the model, as small as leaves a last map of 2x2."""
+def images(model: nn.Module, card: ModelCard) -> Tensor:
+    """Two random images in the dtype of the model, as small as leaves a last map of 2x2."""
     channels, *size = card.input_size
     least = 2 * model.feature_info[-1]["reduction"]
     generator, dtype = torch.Generator().manual_seed(1), next(model.parameters()).dtype
-    return torch.randn(batch, channels, *(min(side, least) for side in size), generator=generator, dtype=dtype)
+    return torch.randn(2, channels, *(min(side, least) for side in size), generator=generator, dtype=dtype)
+
+
+@pytest.mark.parametrize("name", sorted(set(spimm.list_models()) - set(networks())))
+def test_a_second_name_of_a_network_has_its_card(name: str) -> None:
+    def promises(name: str) -> ModelCard:
+        return replace(spimm.model_card(name), name="", recipe=None, note="")
+
+    assert promises(name) in map(promises, networks())
 
 
 def test_parameters_and_sizes_are_those_of_the_card(card: ModelCard, model: nn.Module) -> None:
@@ -90,7 +109,7 @@ def test_evaluation_is_deterministic_and_changes_nothing(card: ModelCard, model:
 
 @torch.no_grad()
 def test_a_sample_does_not_depend_on_its_batch_mates(card: ModelCard, exact: nn.Module) -> None:
-    x = images(exact, card, batch=3)
+    x = images(exact, card)
     parts = torch.cat([exact(x[:1]), exact(x[1:])])
     torch.testing.assert_close(parts, exact(x), atol=1e-12, rtol=1e-9)
 
@@ -166,4 +185,5 @@ def test_the_energy_report_covers_every_layer_that_computes(card: ModelCard, mod
     assert 0 < report.millijoules < float("inf")
     assert json.loads(report.to_json())["totals"]["millijoules"] == pytest.approx(report.millijoules)
     rates = trace.firing_rates()
-    assert rates and all(0 <= rate <= 1 for rate in rates.values())
+    assert bool(rates) == any(isinstance(module, Neuron) for module in model.modules())  # else a spike-free counterpart
+    assert all(0 <= rate <= 1 for rate in rates.values())

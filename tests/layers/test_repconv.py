@@ -1,4 +1,4 @@
-"""RepConv and the separable convolution against their formulas in plain torch."""
+"""RepConv, the separable and the branch convolution against their formulas in plain torch."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
-from spimm.layers import BorderConv2d, ConvUnit, Ending, RepConv, SepConv, SpikeConv2d
+from spimm.layers import BorderConv2d, BranchConv2d, ConvUnit, Ending, RepConv, SepConv, SpikeConv2d
 from spimm.neurons import LIF
 
 from .conftest import is_channels_last, lively, spike_steps, steps
@@ -120,3 +120,36 @@ def test_only_the_first_convolution_of_each_row_takes_spikes() -> None:
         "0.expand.conv",
         "1.expand",
     ]
+
+
+@pytest.mark.parametrize("out_chans", [4, 12])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("branches", [1, 3])
+def test_a_branch_convolution_sums_a_depthwise_convolution_of_each_branch(
+    branches: int, stride: int, out_chans: int
+) -> None:
+    ours = BranchConv2d(4, out_chans, 5, stride=stride, branches=branches).double()
+    x = torch.randn(2, branches * 4, 9, 6).double().requires_grad_()
+    parts = zip(x.chunk(branches, 1), ours.weight.chunk(branches), strict=True)
+    expected = torch.stack([conv2d(y, w, stride=stride, padding=2, groups=4) for y, w in parts]).sum(0)
+    weights, results = torch.randn_like(expected), []
+    for y in (ours(x), expected):
+        results.append([y, *torch.autograd.grad((y * weights).sum(), [x, ours.weight])])
+    for found, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-12, rtol=1e-12)
+    assert ours(x).shape == (2, out_chans, -(-9 // stride), -(-6 // stride))
+    assert ours.weight.shape == (branches * out_chans, 1, 5, 5) and ours.bias is None
+
+
+def test_a_bias_of_a_branch_convolution_is_added_once() -> None:
+    conv, x, bias = BranchConv2d(4, 8, 3, branches=3).double(), torch.randn(2, 12, 5, 4).double(), torch.randn(8)
+    plain = conv(x)
+    conv.bias = nn.Parameter(bias.double())
+    torch.testing.assert_close(conv(x), plain + bias.double().view(-1, 1, 1))
+
+
+@pytest.mark.parametrize(("stride", "out_chans"), [(1, 4), (2, 8)])
+def test_memory_stays_channels_last_through_a_branch_convolution(stride: int, out_chans: int) -> None:
+    conv = BranchConv2d(4, out_chans, 7, stride=stride, branches=3).to(memory_format=torch.channels_last)
+    y = conv(spike_steps(1, 2, 12, 6, 4)[0])
+    assert y.is_contiguous(memory_format=torch.channels_last)

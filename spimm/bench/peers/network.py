@@ -1,7 +1,7 @@
 """What every peer's network offers: it starts from rest, and takes our weights under its own names."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -40,7 +40,7 @@ def renamed(key: str, names: Mapping[str, str]) -> str:
     return key
 
 
-def apart(name: str, joined: str, branches: str, value: Tensor) -> dict[str, Tensor]:
+def apart(name: str, joined: str, branches: Sequence[str], value: Tensor) -> dict[str, Tensor]:
     """A tensor of the unit `joined`, under `name`, as one a branch: its rows shared out, numbers given to each.
 
     `stages.0.qkv.weight` [3C, ...] with branches `qkv` -> `stages.0.q.weight` [C, ...] and so on.

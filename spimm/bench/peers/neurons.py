@@ -1,6 +1,8 @@
 """LIF alone, and behind a batch norm, in each library. All take x: [T, B, C, H, W] -> spikes of the same shape."""
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,10 @@ from torch import Tensor, nn
 from spimm.bench.peers.libraries import norse, snntorch, spikingjelly
 
 SLOPE = 4.0
-"""Of the surrogate, the derivative of sigmoid(SLOPE u)."""
+"""Of the surrogate `sigmoid`, the derivative of sigmoid(SLOPE u)."""
+ALPHA = 2.0
+"""Of the surrogate `atan`, ALPHA / 2 / (1 + (pi / 2 ALPHA u)^2)."""
+Surrogate = Literal["sigmoid", "atan"]
 
 
 class PeerSpikes(Protocol):
@@ -22,14 +27,15 @@ class PeerSpikes(Protocol):
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
-def lif_node(threshold: float = 1.0) -> nn.Module:
+def lif_node(threshold: float = 1.0, *, surrogate: Surrogate = "sigmoid") -> nn.Module:
     """SpikingJelly's LIF of tau 2, hard reset to 0, detached reset, all steps in one call. [T, ...] -> [T, ...]."""
     library = spikingjelly()
+    smooth = library.surrogate.ATan(alpha=ALPHA) if surrogate == "atan" else library.surrogate.Sigmoid(alpha=SLOPE)
     return library.neuron.LIFNode(
         tau=2.0,
         v_threshold=threshold,
         detach_reset=True,
-        surrogate_function=library.surrogate.Sigmoid(alpha=SLOPE),
+        surrogate_function=smooth,
         step_mode="m",
     )
 
@@ -39,14 +45,42 @@ class PeerLIF(nn.Module):
 
     input_scale, detach_reset = 1.0, True
 
-    def __init__(self, threshold: float = 1.0) -> None:
+    def __init__(self, threshold: float = 1.0, *, surrogate: Surrogate = "sigmoid") -> None:
         super().__init__()
         self.reset_net = spikingjelly().functional.reset_net
-        self.neuron = lif_node(threshold)
+        self.neuron = lif_node(threshold, surrogate=surrogate)
 
     def forward(self, x: Tensor) -> Tensor:
         self.reset_net(self)
         return self.neuron(x)
+
+
+class Branches(nn.Module):
+    """LIFs of these thresholds on the same input: how many of them fire. x: [T, ...] -> same, 0..n."""
+
+    def __init__(self, thresholds: Sequence[float], surrogate: Surrogate):
+        super().__init__()
+        self.neurons = nn.ModuleList(lif_node(threshold, surrogate=surrogate) for threshold in thresholds)
+
+    def each(self, x: Tensor) -> list[Tensor]:
+        """The spikes of each LIF, n of [T, ...]."""
+        return [neuron(x) for neuron in self.neurons]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return reduce(torch.add, self.each(x))
+
+
+class PeerMultiLIF(nn.Module):
+    """`Branches` from rest."""
+
+    def __init__(self, thresholds: Sequence[float], *, surrogate: Surrogate = "sigmoid"):
+        super().__init__()
+        self.reset_net = spikingjelly().functional.reset_net
+        self.branches = Branches(thresholds, surrogate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.reset_net(self)
+        return self.branches(x)
 
 
 class PeerNormLIF(nn.Module):

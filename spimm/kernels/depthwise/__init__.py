@@ -18,9 +18,9 @@ def depthwise_conv2d(
 ) -> Tensor:
     """Each channel by its own kernels, zeros around. x: [N, n C, H, W], branch after branch -> [N, m C, H / s, W / s].
 
-    weight: [n m C, 1, k, k], for each branch m kernels for each of its channels; the n branches are summed. bias: [m C].
-    k is odd; H / s is rounded up. Under autocast it computes in autocast's dtype. Raises ValueError for shapes that do
-    not fit.
+    weight: [n m C, 1, k, k], for each branch m kernels for each of its channels; the n branches are summed. bias:
+    [m C]. k is odd; H / s is rounded up. Under autocast it computes in autocast's dtype. Raises ValueError for shapes
+    that do not fit.
     """
     kernel, channels = weight.shape[-1], x.shape[1] if x.dim() == 4 else 0
     fits = channels and branches >= 1 and channels % branches == 0 and len(weight) % channels == 0

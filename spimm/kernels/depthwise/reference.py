@@ -5,7 +5,7 @@ from torch.nn.functional import conv2d
 
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, branches: int) -> Tensor:
-    """x: [N, n C, H, W], weight: [n m C, 1, k, k], k odd, bias: [m C] -> [N, m C, H / s, W / s], the sum of n branches."""
+    """The sum of n branches. x: [N, n C, H, W], weight: [n m C, 1, k, k], bias: [m C] -> [N, m C, H / s, W / s]."""
     y = conv2d(x, weight, bias if branches == 1 else None, stride, weight.shape[-1] // 2, groups=x.shape[1])
     if branches == 1:
         return y

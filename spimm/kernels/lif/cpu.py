@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from spimm.kernels.cpu import NO_NORM, STORAGE, NeuronCode, address, empty_steps, extension, num_threads
+from spimm.kernels.cpu import NO_NORM, NO_THRESHOLDS, STORAGE, NeuronCode, address, empty_steps, extension, num_threads
 from spimm.kernels.dynamics import Dynamics
 
 _library = torch.library.Library("spimm", "FRAGMENT")
@@ -46,7 +46,7 @@ def _forward(
     spikes, v_end = _forward_fake(x, v, coefficients, num_steps, keep_v, *code)
     extension().lif_forward(
         STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), NO_NORM, num_threads(), x.data_ptr(),
-        0, 0, address(v), spikes.data_ptr(), v_end.data_ptr() if keep_v else 0, 0,
+        0, 0, address(v), spikes.data_ptr(), v_end.data_ptr() if keep_v else 0, 0, *NO_THRESHOLDS,
     )  # fmt: skip
     return spikes, v_end
 
@@ -73,7 +73,7 @@ def _backward(
     extension().lif_backward(
         STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), NO_NORM, num_threads(), x.data_ptr(),
         0, 0, address(v), grad_spikes.data_ptr(), address(grad_v), 0, grad_x.data_ptr(), 0,
-        0 if v is None else grad_v0.data_ptr(), 0, 0, grad_coefficients.data_ptr() if learns else 0,
+        0 if v is None else grad_v0.data_ptr(), 0, 0, grad_coefficients.data_ptr() if learns else 0, *NO_THRESHOLDS,
     )  # fmt: skip
     return grad_x, grad_v0, grad_coefficients
 

@@ -38,11 +38,16 @@ def multi_lif(
         raise ValueError(f"x has shape {tuple(x.shape)}; wanted [T, B, C, ...]")
     if combine not in ("sum", "concat"):
         raise ValueError(f"combine is {combine!r}; wanted 'sum' or 'concat'")
+    check_thresholds(thresholds)
+    return dispatch.call("multi_lif", backend, x, dynamics, thresholds, num_steps=num_steps, combine=combine)
+
+
+def check_thresholds(thresholds: Sequence[float] | Tensor) -> None:
+    """Raises ValueError unless there are 1 to 8, in a row."""
     if isinstance(thresholds, Tensor) and thresholds.dim() != 1:
         raise ValueError(f"thresholds have shape {tuple(thresholds.shape)}; wanted [n]")
     if not 1 <= len(thresholds) <= MAX_THRESHOLDS:
         raise ValueError(f"there are {len(thresholds)} thresholds; wanted 1 to {MAX_THRESHOLDS}")
-    return dispatch.call("multi_lif", backend, x, dynamics, thresholds, num_steps=num_steps, combine=combine)
 
 
 def _reference(

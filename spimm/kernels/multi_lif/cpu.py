@@ -1,12 +1,11 @@
 """Several LIFs with one input through the compiled extension, channels-last; the backward recomputes the potentials."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from spimm.kernels.cpu import STORAGE, NeuronCode, channels_last, extension, num_threads
+from spimm.kernels.cpu import NO_NORM, STORAGE, Coefficients, NeuronCode, channels_last, extension, num_threads
 from spimm.kernels.dynamics import Dynamics
 
 _library = torch.library.Library("spimm", "FRAGMENT")
@@ -21,23 +20,14 @@ def multi_lif(
     x: Tensor, dynamics: Dynamics, thresholds: Sequence[float] | Tensor, *, num_steps: int, combine: str
 ) -> Tensor:
     """As reference.multi_lif."""
-    decay, gain, _ = replace(dynamics, threshold=0.0).coefficients()
-    device = thresholds.device if isinstance(thresholds, Tensor) else decay.device
-    from_rest = torch.as_tensor(thresholds, dtype=torch.float64, device=device) - dynamics.rest
-    coefficients = torch.cat([torch.stack([decay, gain]).to(device), from_rest])
-    concat = combine == "concat"
+    coefficients, concat = dynamics.coefficients(thresholds), combine == "concat" and len(thresholds) > 1
     return torch.ops.spimm.multi_lif(channels_last(x), coefficients, num_steps, concat, *NeuronCode.of(dynamics))
 
 
-def _settings(
-    x: Tensor, coefficients: Tensor, num_steps: int, concat: bool, code: tuple[int, ...]
-) -> tuple[tuple[object, ...], Tensor]:
-    """The first arguments of the compiled functions, and the thresholds that they point to."""
-    decay, gain = coefficients[:2].tolist()
-    thresholds, channels = coefficients[2:].float(), x.shape[2]
-    extent = (num_steps, x[0].numel() // max(1, channels), channels, len(x) != num_steps)
-    neuron = (decay, gain, 0.0, *code)
-    return (STORAGE[x.dtype], neuron, extent, num_threads(), thresholds.data_ptr(), len(thresholds), concat), thresholds
+def _extent(x: Tensor, num_steps: int, concat: bool) -> tuple[int, int, int, bool]:
+    """Where branches are summed, the channels carry no meaning."""
+    channels = x.shape[2] if concat else 1
+    return num_steps, x[0].numel() // max(1, channels), channels, len(x) != num_steps
 
 
 def _empty_out(x: Tensor, coefficients: Tensor, num_steps: int, concat: bool) -> Tensor:
@@ -47,9 +37,13 @@ def _empty_out(x: Tensor, coefficients: Tensor, num_steps: int, concat: bool) ->
 
 @torch.library.impl(_library, "multi_lif", "CPU")
 def _forward(x: Tensor, coefficients: Tensor, num_steps: int, concat: bool, *code: int) -> Tensor:
-    settings, _thresholds = _settings(x, coefficients, num_steps, concat, code)
-    out = _empty_out(x, coefficients, num_steps, concat)
-    extension().multi_lif_forward(*settings, x.data_ptr(), out.data_ptr())
+    settings, out = Coefficients(coefficients, code), _empty_out(x, coefficients, num_steps, concat)
+    common = STORAGE[x.dtype], settings.neuron, _extent(x, num_steps, concat)
+    if concat:
+        extension().multi_lif_forward(*common, num_threads(), *settings.thresholds, x.data_ptr(), out.data_ptr())
+    else:
+        arrays = x.data_ptr(), 0, 0, 0, out.data_ptr(), 0, 0
+        extension().lif_forward(*common, NO_NORM, num_threads(), *arrays, *settings.thresholds)
     return out
 
 
@@ -62,12 +56,16 @@ def _forward_fake(x: Tensor, coefficients: Tensor, num_steps: int, concat: bool,
 def _backward(
     grad_out: Tensor, x: Tensor, coefficients: Tensor, num_steps: int, concat: bool, learns: bool, *code: int
 ) -> tuple[Tensor, Tensor]:
-    settings, _thresholds = _settings(x, coefficients, num_steps, concat, code)
-    grad_out, grad_x = channels_last(grad_out), torch.empty_like(x)
+    settings, grad_out, grad_x = Coefficients(coefficients, code), channels_last(grad_out), torch.empty_like(x)
     grad_coefficients = coefficients.new_empty(len(coefficients) if learns else 0)
-    extension().multi_lif_backward(
-        *settings, x.data_ptr(), grad_out.data_ptr(), grad_x.data_ptr(), grad_coefficients.data_ptr() if learns else 0
-    )
+    to_coefficients = grad_coefficients.data_ptr() if learns else 0
+    common = STORAGE[x.dtype], settings.neuron, _extent(x, num_steps, concat)
+    if concat:
+        arrays = x.data_ptr(), grad_out.data_ptr(), grad_x.data_ptr(), to_coefficients
+        extension().multi_lif_backward(*common, num_threads(), *settings.thresholds, *arrays)
+    else:
+        arrays = x.data_ptr(), 0, 0, 0, grad_out.data_ptr(), 0, 0, grad_x.data_ptr(), 0, 0, 0, 0, to_coefficients
+        extension().lif_backward(*common, NO_NORM, num_threads(), *arrays, *settings.thresholds)
     return grad_x, grad_coefficients
 
 

@@ -3,10 +3,21 @@
 Saved for backward: the input, the residual (or the membrane) and per-channel numbers; the potentials never.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from spimm.kernels.cpu import STORAGE, NeuronCode, address, channels_last, empty_steps, extension, num_threads
+from spimm.kernels.cpu import (
+    STORAGE,
+    Coefficients,
+    NeuronCode,
+    address,
+    channels_last,
+    empty_steps,
+    extension,
+    num_threads,
+)
 from spimm.kernels.dynamics import Dynamics
 
 _library = torch.library.Library("spimm", "FRAGMENT")
@@ -32,6 +43,7 @@ def norm_lif(
     variance: Tensor | None,
     residual: Tensor | None,
     added: Tensor | None = None,
+    thresholds: Sequence[float] | None = None,
     *,
     num_steps: int,
     eps: float,
@@ -39,7 +51,7 @@ def norm_lif(
     """As reference.norm_lif."""
     return torch.ops.spimm.norm_lif(
         *_numbers(x, weight, bias, mean, variance), _like_input(residual, x), _like_input(added, x),
-        dynamics.coefficients(), num_steps, eps, *NeuronCode.of(dynamics),
+        dynamics.coefficients(thresholds), num_steps, eps, *NeuronCode.of(dynamics),
     )  # fmt: skip
 
 
@@ -85,10 +97,10 @@ def _run(
     else:
         used, of_batch = (mean.clone(), variance.clone()), False
     norm = (weight.data_ptr(), bias.data_ptr(), used[0].data_ptr(), used[1].data_ptr(), eps, of_batch)
-    out = empty_steps(x, num_steps)
+    out, settings = empty_steps(x, num_steps), Coefficients(coefficients, code)
     extension().lif_forward(
-        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), norm, num_threads(), x.data_ptr(),
-        address(residual), address(added), 0, out.data_ptr(), 0, address(membrane),
+        STORAGE[x.dtype], settings.neuron, _extent(x, num_steps), norm, num_threads(), x.data_ptr(),
+        address(residual), address(added), 0, out.data_ptr(), 0, address(membrane), *settings.thresholds,
     )  # fmt: skip
     return out, *used
 
@@ -134,16 +146,16 @@ def _backward(
     variance: Tensor, residual: Tensor | None, membrane: Tensor | None, to_residual: bool, coefficients: Tensor,
     of_batch: bool, learns: bool, eps: float, *code: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    num_steps = len(grad_spikes)
+    num_steps, settings = len(grad_spikes), Coefficients(coefficients, code)
     grad_spikes, grad_membrane = channels_last(grad_spikes), _like_input(grad_membrane, x)
     grads = _empty_gradients(x, weight, num_steps, to_residual, coefficients, learns)
     grad_x, grad_weight, grad_bias, grad_residual, grad_coefficients = grads
     norm = (weight.data_ptr(), bias.data_ptr(), mean.data_ptr(), variance.data_ptr(), eps, of_batch)
     extension().lif_backward(
-        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), norm, num_threads(), x.data_ptr(),
+        STORAGE[x.dtype], settings.neuron, _extent(x, num_steps), norm, num_threads(), x.data_ptr(),
         address(residual), address(membrane), 0, grad_spikes.data_ptr(), 0, address(grad_membrane), grad_x.data_ptr(),
         grad_residual.data_ptr() if to_residual else 0, 0, grad_weight.data_ptr(), grad_bias.data_ptr(),
-        grad_coefficients.data_ptr() if learns else 0,
+        grad_coefficients.data_ptr() if learns else 0, *settings.thresholds,
     )  # fmt: skip
     return grads
 
@@ -163,7 +175,7 @@ def _empty_gradients(
     """Of x, weight, bias, residual and the coefficients; without elements where nobody asks."""
     grad_residual = empty_steps(x, num_steps) if to_residual else x.new_empty(0)
     per_channel = (torch.empty_like(weight), torch.empty_like(weight))
-    return torch.empty_like(x), *per_channel, grad_residual, coefficients.new_empty(3 if learns else 0)
+    return torch.empty_like(x), *per_channel, grad_residual, coefficients.new_empty(len(coefficients) if learns else 0)
 
 
 def _setup_context(ctx, inputs, output) -> None:

@@ -1,12 +1,13 @@
 """Batch normalisation, residual and LIF in plain torch: the truth that every backend is tested against."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from spimm.kernels.dynamics import Dynamics
 from spimm.kernels.lif import reference as lif_reference
+from spimm.kernels.multi_lif.reference import multi_lif
 
 
 def membrane(
@@ -42,14 +43,21 @@ def norm_lif(
     variance: Tensor | None,
     residual: Tensor | None,
     added: Tensor | None = None,
+    thresholds: Sequence[float] | None = None,
     *,
     num_steps: int,
     eps: float,
     fire: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """LIF(membrane) + added, and the mean and variance used. x: [T or 1, B, C, ...] -> [T, B, C, ...], [C], [C]."""
+    """LIF(membrane) + added, and the mean and variance used. x: [T or 1, B, C, ...] -> [T, B, C, ...], [C], [C].
+
+    With `thresholds` the sum of the LIFs that have these.
+    """
     z, mean, variance = membrane(x, weight, bias, mean, variance, residual, eps=eps)
-    spikes, _ = lif_reference.lif(z, dynamics, num_steps=num_steps, fire=fire)
+    if thresholds is None:
+        spikes, _ = lif_reference.lif(z, dynamics, num_steps=num_steps, fire=fire)
+    else:
+        spikes = multi_lif(z, dynamics, thresholds, num_steps=num_steps, combine="sum", fire=fire)
     return spikes if added is None else spikes + added, mean, variance
 
 

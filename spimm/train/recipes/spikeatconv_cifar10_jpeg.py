@@ -1,7 +1,7 @@
 """A small SpikeAtConv (0.59 M parameters, T = 1) on CIFAR-10, and its comparisons within one budget.
 
-The data is an `.npz` of JPEG images (`cifar10_jpeg.npz` in the data folder), which are lossy: its numbers do not compare
-with those of the original images. Behind the command: model_options.attention=bdsa, model_options.spk=sl, or
+The data is an `.npz` of JPEG images (`cifar10_jpeg.npz` in the data folder), which are lossy: its numbers do not
+compare with those of the original images. Behind the command: model_options.attention=bdsa, model_options.spk=sl, or
 model_options.spk=gelu for the spike-free counterpart.
 
 Command: SPIMM_DATA=FOLDER spimm train spikeatconv_cifar10_jpeg

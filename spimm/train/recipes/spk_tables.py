@@ -1,8 +1,9 @@
 """Tables 1 and 2 of SpikeAtConv in miniature: a ResNet-18 of a quarter of the width on 100 classes of 32x32 images.
 
 One budget for every row: its options are those of the recipe `cifar100_ROW` (model_options.spk=sl and so on), behind
-the command, with its seed and a folder of its own. The published recipes' learning rate of 0.02 and their rotation and shear
-are for 200 epochs. The images of `tinyimagenet32_100c_jpeg.npz` (100 classes of Tiny-ImageNet) are lossy.
+the command, with its seed and a folder of its own; model_options.decay_input=false is our own comparison. The
+published learning rate of 0.02 and the rotation and shear are for 200 epochs. The images of
+`tinyimagenet32_100c_jpeg.npz` (100 classes of Tiny-ImageNet) are lossy.
 
 Command: SPIMM_DATA=FOLDER spimm train spk_tables
 Cost: 2 to 15 minutes a run on one core of an AMD EPYC with AVX-512
