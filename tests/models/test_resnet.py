@@ -211,3 +211,15 @@ def test_settings_without_meaning_are_refused(options: dict[str, Any], message: 
 def test_thresholds_are_a_tuple_a_number_or_a_text() -> None:
     for thresholds, expected in (((0.5, 1.5), (0.5, 1.5)), ("0.5,1.5", (0.5, 1.5)), (0.5, (0.5,)), (2, (2.0,))):
         assert tiny(thresholds=thresholds).stages[0].embed.neuron.thresholds == expected
+
+
+@torch.no_grad()
+def test_without_decay_of_the_input_neurons_fire_as_with_half_the_threshold() -> None:
+    torch.manual_seed(0)
+    halved = tiny(spk="mbpl", thresholds="1,2", num_steps=3)
+    whole = tiny(spk="mbpl", thresholds="2,4", num_steps=3, decay_input=False)
+    whole.load_state_dict(halved.state_dict())
+    assert torch.equal(whole(images()), halved(images()))
+    other = tiny(spk="mbpl", thresholds="1,2", num_steps=3, decay_input=False)
+    other.load_state_dict(halved.state_dict())
+    assert not torch.equal(other(images()), halved(images()))
