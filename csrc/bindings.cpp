@@ -9,6 +9,7 @@ void bind_masks(nb::module_ &);
 void bind_multi_lif(nb::module_ &);
 void bind_spike_attention(nb::module_ &);
 void bind_depthwise(nb::module_ &);
+void bind_group_attention(nb::module_ &);
 
 NB_MODULE(_cpu, m) {
     m.def("isa", [] { return spimm::kernels().name; });
@@ -20,4 +21,5 @@ NB_MODULE(_cpu, m) {
     bind_multi_lif(m);
     bind_spike_attention(m);
     bind_depthwise(m);
+    bind_group_attention(m);
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "depthwise.h"
+#include "group_attention.h"
 #include "lif.h"
 #include "masks.h"
 #include "multi_lif.h"
@@ -23,6 +24,7 @@ struct Kernels {
     const MultiLifKernels *multi_lif;
     const AttentionKernels *spike_attention;
     const DepthwiseKernels *depthwise;
+    const GroupKernels *group_attention;
 };
 
 // The fastest build that this processor runs, or the one named by the environment variable SPIMM_CPU_ISA.

@@ -9,6 +9,7 @@ from spimm.analyze.ops import Probe, Work, probe
 from spimm.analyze.plots import plot, save_plot
 from spimm.analyze.purity import Purity, PurityLine, purity
 from spimm.analyze.record import Recorder, record
+from spimm.analyze.spk_plots import plot_attended, plot_branches, plot_responses
 from spimm.analyze.trace import Input, Layer, Product, Trace
 
 __all__ = [
@@ -32,6 +33,9 @@ __all__ = [
     "energy",
     "implied_rate",
     "plot",
+    "plot_attended",
+    "plot_branches",
+    "plot_responses",
     "probe",
     "purity",
     "record",

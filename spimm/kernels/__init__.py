@@ -5,6 +5,7 @@ from spimm.kernels.cpu import cpu_isa
 from spimm.kernels.depthwise import depthwise_conv2d
 from spimm.kernels.dispatch import list_backends, use_backend
 from spimm.kernels.dynamics import Dynamics
+from spimm.kernels.group_attention import group_attention
 from spimm.kernels.lif import lif
 from spimm.kernels.multi_lif import multi_lif
 from spimm.kernels.norm_lif import norm_lif, norm_lif_membrane
@@ -19,6 +20,7 @@ __all__ = [
     "channel_mask",
     "cpu_isa",
     "depthwise_conv2d",
+    "group_attention",
     "keep_freed_memory",
     "lif",
     "list_backends",

@@ -17,7 +17,7 @@ from spimm.layers.grid_attention import (
     GROUP_ATTENTIONS,
     GroupAttention,
     Partition,
-    group_attention,
+    grid_attention,
 )
 from spimm.layers.memory import checkpointed, set_memory
 from spimm.layers.mlp import SpikingMLP
@@ -87,7 +87,7 @@ __all__ = [
     "create_spk",
     "ending",
     "entry",
-    "group_attention",
+    "grid_attention",
     "over_time",
     "qk_attention",
     "sdsa",

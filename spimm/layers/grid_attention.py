@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, scaled_dot_product_attention
 
+from spimm.kernels import group_attention
 from spimm.layers.attention import SpikingAttention, check_heads
 from spimm.layers.conv import ConvNormNeuron
 
@@ -17,7 +17,7 @@ Partition = Literal["grid", "window", "full"]
 
 
 class Axis(NamedTuple):
-    """How the rows (or columns) of a map are dealt out: position p of group k is row p step + k, or k positions + p."""
+    """How rows (or columns) of a map are dealt out: position p of group k is row p groups + k, or k positions + p."""
 
     positions: int
     """Of a group, along this axis."""
@@ -25,15 +25,10 @@ class Axis(NamedTuple):
     spread: bool
     """Neighbours within a group lie `groups` rows apart, not side by side."""
 
-    @property
-    def padded(self) -> int:
-        """Rows with those that fill up the last group or position."""
-        return self.positions * self.groups
-
-    @property
-    def order(self) -> tuple[int, int]:
-        """The axis as two, the outer one first."""
-        return (self.positions, self.groups) if self.spread else (self.groups, self.positions)
+    def rows(self) -> Tensor:
+        """The row at each position of each group, [groups, positions]; those beyond the map fill up the last ones."""
+        group, position = torch.arange(self.groups)[:, None], torch.arange(self.positions)
+        return position * self.groups + group if self.spread else group * self.positions + position
 
 
 def deal(length: int, size: int, partition: Partition) -> Axis:
@@ -77,71 +72,40 @@ class GroupAttention(nn.Module):
 
     def attend(self, qkv: Tensor) -> Tensor:
         """The attention in front of the SPK block, real-valued, [T, B, C, H, W]."""
-        height, width = qkv.shape[-2:]
-        rows, columns = (deal(length, self.size, self.partition) for length in (height, width))
-        q, k, v = self._grouped(qkv, rows, columns)
-        y = scaled_dot_product_attention(q, k, v, attn_mask=self._mask(rows, columns, height, width, q))
-        return self._ungrouped(y, rows, columns, qkv.shape)
+        axes = self._axes(*qkv.shape[-2:])
+        row, column = (self._relative(axis, length) for axis, length in zip(axes, qkv.shape[-2:], strict=True))
+        index = (row[:, None, :, None] * (2 * self.size - 1) + column[None, :, None, :]).flatten(2).flatten(0, 1)
+        bias = self.bias[index.to(self.bias.device)].permute(2, 0, 1)
+        members = self.members(*qkv.shape[-2:]).to(qkv.device)
+        return group_attention(qkv, bias, members, shared=self.num_inputs == 1)
+
+    def members(self, height: int, width: int) -> Tensor:
+        """The token (row W + column) at each position of each group of a map, -1 for none: [groups, P]."""
+        (row, row_exists), (column, column_exists) = (
+            (axis.rows(), axis.rows() < length)
+            for axis, length in zip(self._axes(height, width), (height, width), strict=True)
+        )
+        token = row[:, None, :, None] * width + column[None, :, None, :]  # [row group, column group, row, column]
+        exists = row_exists[:, None, :, None] & column_exists[None, :, None, :]
+        return token.where(exists, -1).flatten(2).flatten(0, 1)
 
     def groups(self, height: int, width: int) -> Tensor:
         """Which group each token of a map is in, [H, W], from 0."""
-        rows, columns = (deal(length, self.size, self.partition) for length in (height, width))
-        row, column = (_at(axis)[1][:length] for axis, length in ((rows, height), (columns, width)))
-        return row[:, None] * columns.groups + column
+        members = self.members(height, width)
+        number, position = torch.nonzero(members >= 0, as_tuple=True)
+        group = torch.empty(height * width, dtype=torch.long)
+        group[members[number, position]] = number
+        return group.view(height, width)
 
-    def _grouped(self, qkv: Tensor, rows: Axis, columns: Axis) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v of each group, [T B groups, h, P, d]."""
-        height, width = qkv.shape[-2:]
-        x = qkv.movedim(2, -1).flatten(0, 1)
-        if (rows.padded, columns.padded) != (height, width):
-            x = pad(x, (0, 0, 0, columns.padded - width, 0, rows.padded - height))
-        x = x.unflatten(3, (self.num_inputs, self.num_heads, -1)).unflatten(2, columns.order).unflatten(1, rows.order)
-        # [T B, rows, columns, input, h, d]: rows and columns are two axes each
-        x = x.permute(5, 0, *_inner_last(rows, columns), 7).flatten(-3, -2).flatten(1, 3)
-        q, k, v = x if self.num_inputs == 3 else (x[0], x[0], x[0])
-        return q, k, v
+    def _axes(self, height: int, width: int) -> tuple[Axis, Axis]:
+        return deal(height, self.size, self.partition), deal(width, self.size, self.partition)
 
-    def _ungrouped(self, y: Tensor, rows: Axis, columns: Axis, shape: torch.Size) -> Tensor:
-        """[T B groups, h, P, d] -> [T, B, C, H, W]."""
-        y = y.unflatten(2, (rows.positions, columns.positions)).unflatten(0, (-1, rows.groups, columns.groups))
-        # [T B, row groups, column groups, h, rows, columns, d]
-        order = (0, 4, 1, 5, 2) if rows.spread else (0, 1, 4, 2, 5)
-        y = y.permute(*order, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
-        return y[:, : shape[3], : shape[4]].contiguous().movedim(-1, 1).unflatten(0, shape[:2])
-
-    def _mask(self, rows: Axis, columns: Axis, height: int, width: int, q: Tensor) -> Tensor:
-        """What is added to q k^T / sqrt(d): [h, P, P], or for a map that is filled up [T B groups, h, P, P]."""
-        device = q.device
-        row, column = (self._relative(axis, length, device) for axis, length in ((rows, height), (columns, width)))
-        index = (row[:, None, :, None] * (2 * self.size - 1) + column[None, :, None, :]).flatten(2).flatten(0, 1)
-        bias = self.bias[index].permute(2, 0, 1).to(q.dtype)
-        if (rows.padded, columns.padded) == (height, width):
-            return bias
-        (row, row_group), (column, column_group) = _at(rows), _at(columns)
-        own = torch.zeros(rows.groups, columns.groups, rows.positions, columns.positions, dtype=torch.bool)
-        inside = (torch.arange(rows.padded) < height)[:, None] & (torch.arange(columns.padded) < width)
-        own[row_group[:, None], column_group, row[:, None], column] = inside
-        absent = torch.zeros_like(own, dtype=q.dtype).masked_fill(~own, float("-inf")).flatten(2).flatten(0, 1)
-        masks = bias + absent.to(device)[:, None, None]
-        return masks.repeat(len(q) // len(masks), 1, 1, 1)
-
-    def _relative(self, axis: Axis, length: int, device: torch.device) -> Tensor:
+    def _relative(self, axis: Axis, length: int) -> Tensor:
         """Position of a key minus that of a query along an axis, from 0, [positions, positions]."""
-        at = torch.arange(axis.positions, device=device)
+        at = torch.arange(axis.positions)
         if axis.positions > self.size:
             at = at * self.size // length
         return at[None, :] - at[:, None] + self.size - 1
-
-
-def _inner_last(rows: Axis, columns: Axis) -> tuple[int, ...]:
-    """Axes of [T B, 2 of rows, 2 of columns, input, h, d] as row group, column group, h, row, column."""
-    return (2, 4, 6, 1, 3) if rows.spread else (1, 3, 6, 2, 4)
-
-
-def _at(axis: Axis) -> tuple[Tensor, Tensor]:
-    """Position and group of each row."""
-    row = torch.arange(axis.padded)
-    return (row // axis.groups, row % axis.groups) if axis.spread else (row % axis.positions, row // axis.positions)
 
 
 GROUP_ATTENTIONS = ("sisa", "bdsa")
@@ -151,7 +115,7 @@ step. What stands behind it fires on this many times the mean. With 4 the mean o
 rounding, would meet the threshold 2 exactly."""
 
 
-def group_attention(
+def grid_attention(
     kind: str,
     dim: int,
     num_heads: int,

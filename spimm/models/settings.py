@@ -79,7 +79,9 @@ class ModelConfig:
         """A new neuron with these settings."""
         kind = kind or self.neuron
         surrogate = create_surrogate(self.surrogate) if isinstance(self.surrogate, str) else self.surrogate
-        leak: dict[str, Any] = {} if kind == "if" else {"tau": self.tau if tau is None else tau, "decay_input": self.decay_input}
+        leak: dict[str, Any] = (
+            {} if kind == "if" else {"tau": self.tau if tau is None else tau, "decay_input": self.decay_input}
+        )
         return create_neuron(
             kind,
             threshold=threshold,

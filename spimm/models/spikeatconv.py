@@ -22,7 +22,7 @@ from spimm.layers import (
     Residual,
     SpikingMLP,
     check_heads,
-    group_attention,
+    grid_attention,
 )
 from spimm.models.hierarchy import HierarchicalModel, Stage
 from spimm.models.registry import Variant, register_variants
@@ -135,7 +135,7 @@ class SpikeAtConvBlock(nn.Module):
 
 def _attention(dim: int, config: SpikeAtConvConfig) -> Residual:
     spiking = config.spk not in ACTIVATIONS
-    branch = group_attention(
+    branch = grid_attention(
         config.attention,
         dim,
         max(1, dim // config.head_dim),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softmax
 
-from spimm.layers import GroupAttention, SpikingAttention, group_attention
+from spimm.layers import GroupAttention, SpikingAttention, grid_attention
 from spimm.neurons import LIF, MultiLIF
 from spimm.surrogate import ATan
 
@@ -137,7 +137,7 @@ def test_names_that_do_not_decay_are_parameters() -> None:
 def layer(kind: str, **settings: Any) -> SpikingAttention:
     torch.manual_seed(1)
     spk = MultiLIF(ATAN_LIF(), [0.07, 0.16, 0.23])
-    return lively(group_attention(kind, DIM, HEADS, 4, neuron=ATAN_LIF(), spk=spk, **settings)).double().eval()
+    return lively(grid_attention(kind, DIM, HEADS, 4, neuron=ATAN_LIF(), spk=spk, **settings)).double().eval()
 
 
 @every_partition
@@ -172,7 +172,7 @@ def test_the_projection_sees_the_spikes_of_the_block_in_front_of_it(kind: str) -
 
 
 def test_without_a_neuron_bdsa_attends_to_the_values_themselves() -> None:
-    attend = group_attention("bdsa", DIM, HEADS, 4, neuron=None, spk=nn.Identity()).double().eval()
+    attend = grid_attention("bdsa", DIM, HEADS, 4, neuron=None, spk=nn.Identity()).double().eval()
     x = values(8, 8, inputs=1)
     core = attend.core
     torch.testing.assert_close(core(attend.qkv(x)), naive(x, core))
@@ -204,4 +204,4 @@ def test_bfloat16_values_attend_in_bfloat16() -> None:
 def test_attention_without_meaning_is_refused(settings: dict[str, Any], message: str) -> None:
     plain = {"kind": "sisa", "dim": DIM, "num_heads": HEADS, "size": 4, "neuron": LIF(), "spk": LIF()}
     with pytest.raises(ValueError, match=message):
-        group_attention(**{**plain, **settings})
+        grid_attention(**{**plain, **settings})

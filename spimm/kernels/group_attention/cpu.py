@@ -1,0 +1,82 @@
+"""Softmax attention within groups through the compiled extension, channels-last. Saved for backward: inputs alone."""
+
+import torch
+from torch import Tensor
+
+from spimm.kernels import cpu
+from spimm.kernels.cpu import STORAGE, channels_last, extension, num_threads
+
+MAX_POSITIONS = 256
+"""Scores of a group stay in the cache up to here."""
+
+_library = torch.library.Library("spimm", "FRAGMENT")
+_library.define("group_attention(Tensor qkv, Tensor bias, Tensor members, bool shared) -> Tensor")
+_library.define(
+    "group_attention_backward(Tensor grad, Tensor qkv, Tensor bias, Tensor members, bool shared) -> (Tensor, Tensor)"
+)
+
+
+def unsupported(qkv: Tensor, bias: Tensor, members: Tensor, shared: bool) -> str | None:
+    """As kernels.cpu.unsupported; larger groups are served by the reference."""
+    if members.shape[1] > MAX_POSITIONS:
+        return f"it takes groups of up to {MAX_POSITIONS} tokens, members is {tuple(members.shape)}"
+    return cpu.unsupported(qkv)
+
+
+def group_attention(qkv: Tensor, bias: Tensor, members: Tensor, shared: bool) -> Tensor:
+    """As reference.group_attention."""
+    members = members.to("cpu", torch.int32).contiguous()
+    return torch.ops.spimm.group_attention(channels_last(qkv), bias.float().contiguous(), members, shared)
+
+
+def _settings(qkv: Tensor, bias: Tensor, members: Tensor, shared: bool) -> tuple[object, ...]:
+    num_steps, samples, joined, height, width = qkv.shape
+    inputs, heads = 1 if shared else 3, len(bias)
+    head_width = joined // (inputs * heads)
+    sizes = (num_steps * samples, height * width, inputs, heads, head_width, *members.shape)
+    return STORAGE[qkv.dtype], (*sizes, head_width**-0.5), num_threads()
+
+
+def _empty(qkv: Tensor, channels: int) -> Tensor:
+    """[T, B, channels, H, W], channels-last."""
+    num_steps, samples, _, height, width = qkv.shape
+    return qkv.new_empty(num_steps, samples, height, width, channels).movedim(-1, 2)
+
+
+@torch.library.impl(_library, "group_attention", "CPU")
+def _forward(qkv: Tensor, bias: Tensor, members: Tensor, shared: bool) -> Tensor:
+    y = _forward_fake(qkv, bias, members, shared)
+    addresses = (tensor.data_ptr() for tensor in (qkv, bias, members, y))
+    extension().group_attention_forward(*_settings(qkv, bias, members, shared), *addresses)
+    return y
+
+
+@torch.library.register_fake("spimm::group_attention", lib=_library)
+def _forward_fake(qkv: Tensor, bias: Tensor, members: Tensor, shared: bool) -> Tensor:
+    return _empty(qkv, qkv.shape[2] // (1 if shared else 3))
+
+
+@torch.library.impl(_library, "group_attention_backward", "CPU")
+def _backward(grad: Tensor, qkv: Tensor, bias: Tensor, members: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
+    grad, (grad_qkv, grad_bias) = channels_last(grad), _backward_fake(grad, qkv, bias, members, shared)
+    addresses = (tensor.data_ptr() for tensor in (qkv, bias, members, grad, grad_qkv, grad_bias))
+    extension().group_attention_backward(*_settings(qkv, bias, members, shared), *addresses)
+    return grad_qkv, grad_bias
+
+
+@torch.library.register_fake("spimm::group_attention_backward", lib=_library)
+def _backward_fake(grad: Tensor, qkv: Tensor, bias: Tensor, members: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
+    return _empty(qkv, qkv.shape[2]), torch.empty_like(bias)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    *tensors, ctx.shared = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _autograd(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    grads = torch.ops.spimm.group_attention_backward(grad, *ctx.saved_tensors, ctx.shared)
+    return *grads, None, None
+
+
+torch.library.register_autograd("spimm::group_attention", _autograd, setup_context=_setup_context, lib=_library)
