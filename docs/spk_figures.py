@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import nn
 
-from spimm.analyze import plot_attended, plot_branches, plot_responses, save_plot
+from spimm.analyze import plot_attended, plot_branches, plot_responses
+from spimm.files import write_whole
 from spimm.layers import ATTENTION_GAIN, FORMS, THRESHOLDS, GroupAttention, create_spk
 from spimm.neurons import LIF, MultiLIF
 
@@ -89,13 +91,13 @@ COLOURS = 96
 
 def write(name: str) -> Path:
     """Draws one of FIGURES and writes it with few colours."""
-    path = save_plot(FIGURES[name](), FOLDER / f"{name}.png")
-    Image.open(path).convert("RGB").quantize(COLOURS).save(path, optimize=True)
-    return path
+    drawn = BytesIO()
+    FIGURES[name]().savefig(drawn, dpi=150)
+    image = Image.open(drawn).convert("RGB").quantize(COLOURS)
+    return write_whole(FOLDER / f"{name}.png", lambda unfinished: image.save(unfinished, optimize=True))
 
 
 if __name__ == "__main__":
-    FOLDER.mkdir(exist_ok=True)
     for name in FIGURES:
         path = write(name)
         print(f"{path.relative_to(FOLDER.parent)}: {path.stat().st_size / 1000:.0f} kB")

@@ -1,22 +1,28 @@
-"""The README's commands and example are what it says they are."""
+"""The README's commands and examples, and those of the page on SpikeAtConv, are what they say they are."""
 
+import ast
 import re
+import runpy
 import shutil
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 
 import spimm
 from spimm.bench import between_markers, list_cases, newest, render
 from spimm.cli.main import COMMANDS
+from spimm.layers import FORMS, THRESHOLDS
+from spimm.models.spikeatconv import VARIANTS, SpikeAtConvConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def test_readme_names_two_set_up_commands_and_the_makefile_has_them():
@@ -61,3 +67,77 @@ def test_the_benchmark_tables_are_made_of_the_records():
 def test_every_benchmark_is_explained():
     text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)) == {case.name for case in list_cases()}
+
+
+SPIKEATCONV = (ROOT / "docs" / "spikeatconv.md").read_text(encoding="utf-8")
+
+
+def test_the_examples_of_the_page_on_spikeatconv_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    first, second = blocks("python", SPIKEATCONV)
+    exec(first, {})
+    assert capsys.readouterr().out == "torch.Size([2, 10])\n"
+    exec(second, {})
+    assert (tmp_path / "responses.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_option_on_the_page_has_its_default_and_builds_a_network():
+    defaults = {
+        **{field.name: field.default for field in fields(SpikeAtConvConfig)},
+        "thresholds": "the paper's",
+        "taus": "tau for both",
+        "form": "see above",
+    }
+    rows = re.findall(r"^\| `(\w+)` \| (?:`(.+?)`|(.+?)) \| `(\w+=.+?)` \|", SPIKEATCONV, flags=re.MULTILINE)
+    assert len(rows) == 13
+    for option, literal, words, example in rows:
+        assert defaults[option] == (ast.literal_eval(literal) if literal else words), option
+        call = ast.parse(f"dict({example})", mode="eval").body
+        options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        with torch.device("meta"):
+            config = spimm.create_model("spikeatconv_cifar", **options).config
+        assert getattr(config, option) == options[option] != defaults[option], option
+
+
+def test_blocks_on_the_page_have_their_thresholds_and_readings():
+    rows = re.findall(r"^\| `(\w+)` \| ([\d., ]+) \| [^|]+ \| (.+) \|$", SPIKEATCONV, flags=re.MULTILINE)
+    assert {kind: tuple(map(float, values.split(", "))) for kind, values, _ in rows} == THRESHOLDS
+    for kind, _, readings in rows:
+        assert set(re.findall(r"`(\w+)`", readings)) == set(FORMS.get(kind, ())), kind
+        if kind in FORMS:
+            assert readings.startswith(f"`{FORMS[kind][0]}`"), kind
+
+
+def test_parameters_on_the_page_are_those_of_the_networks():
+    rows = re.findall(r"^\| (`spikeatconv_\w+`.*)\|$", SPIKEATCONV, flags=re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == {
+        name for name in spimm.list_models() if re.fullmatch(r"spikeatconv_\w+_(table|text)", name)
+    }
+    for row in rows:
+        names, _, squares, one, four, shared, _, printed, distance = (cell.strip() for cell in row.split("|")[:9])
+        for name in re.findall(r"`(\w+)`", names):
+            config = VARIANTS[name].config
+            weights = 20 * sum(depth * width**2 for depth, width in zip(config.depths, config.widths, strict=True))
+            assert f"{weights / 1e6:.2f}" == squares
+            with torch.device("meta"):
+                networks = [
+                    spimm.create_model(name, **options)
+                    for options in ({"form": "sum"}, {}, {"form": "sum", "attention": "bdsa"})
+                ]
+            counts = [sum(parameter.numel() for parameter in network.parameters()) for network in networks]
+            assert [f"{count:,}" for count in counts] == [one, four, shared]
+            assert f"{100 * (counts[0] / (float(printed) * 1e6) - 1):+.1f} %" == distance
+
+
+def test_figures_of_the_page_are_those_that_its_script_draws_and_small():
+    shown = re.findall(r"!\[.+\]\(figures/(\w+)\.png\)", SPIKEATCONV)
+    script = runpy.run_path(str(ROOT / "docs" / "spk_figures.py"))
+    assert shown == list(script["FIGURES"])
+    files = {path.stem: path.stat().st_size for path in (ROOT / "docs" / "figures").glob("*.png")}
+    assert set(shown) == set(files) and max(files.values()) < 150_000
+
+
+def test_figures_of_the_page_can_be_drawn():
+    script = runpy.run_path(str(ROOT / "docs" / "spk_figures.py"))
+    panels = {name: len(draw().axes) for name, draw in script["FIGURES"].items()}
+    assert panels == {"spk_responses": 12, "spk_behind_attention": 4, "spk_branches": 8, "grid_attention": 12}

@@ -59,7 +59,14 @@ def plot_responses(blocks: Mapping[str, nn.Module], inputs: Tensor, *, steps: Se
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
     for axes, (title, curves) in zip(grid.flat, panels, strict=False):
         for count, curve, colour, width in zip(steps, curves, STEP_COLOURS, STEP_WIDTHS, strict=False):
-            axes.plot(inputs, curve, color=colour, linewidth=width, label=f"T = {count}", solid_joinstyle="miter")
+            axes.plot(
+                inputs.numpy(),
+                curve.numpy(),
+                color=colour,
+                linewidth=width,
+                label=f"T = {count}",
+                solid_joinstyle="miter",
+            )
         axes.set_title(title, loc="left", fontsize=9.5, color=INK)
         top = max(1.0, *(float(curve.max()) for curve in curves))
         axes.set_ylim(-0.06 * top, 1.06 * top)
@@ -67,8 +74,9 @@ def plot_responses(blocks: Mapping[str, nn.Module], inputs: Tensor, *, steps: Se
         axes.locator_params("x", nbins=8)
         axes.margins(x=0)
         _tidy(axes)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
+    for i in range(len(panels), grid.size):
+        grid.flat[i].set_visible(False)
+        grid.flat[i - columns].tick_params(labelbottom=True)
     figure.supxlabel("constant input", fontsize=9.5)
     figure.supylabel("mean output over T steps", fontsize=9.5)
     handles = grid.flat[0].get_legend_handles_labels()
@@ -79,10 +87,11 @@ def plot_responses(blocks: Mapping[str, nn.Module], inputs: Tensor, *, steps: Se
 class _Run(NamedTuple):
     """A MultiLIF on one input over time: of each step and branch, [T, n]."""
 
-    spikes: Tensor
-    charged: Tensor
+    spikes: np.ndarray
+    """Whether it fires."""
+    charged: np.ndarray
     """Potentials in front of the reset."""
-    reset: Tensor
+    reset: np.ndarray
     """And behind it."""
 
 
@@ -95,8 +104,8 @@ def _run(block: MultiLIF, currents: Tensor) -> _Run:
     for step in x:
         charged.append(rest + decay * (reset[-1] - rest) + gain * step)
         reset.append(block.step(step, reset[-1])[1])
-    parts = torch.cat(block.branches(x), 2), torch.stack(charged), torch.stack(reset[1:])
-    return _Run(*(part.flatten(1) for part in parts))
+    parts = torch.cat(block.branches(x), 2).bool(), torch.stack(charged), torch.stack(reset[1:])
+    return _Run(*(part.flatten(1).numpy() for part in parts))
 
 
 def plot_branches(block: MultiLIF, currents: Mapping[str, Tensor], *, branch: int = 0) -> "Figure":
@@ -122,11 +131,11 @@ def plot_branches(block: MultiLIF, currents: Mapping[str, Tensor], *, branch: in
 
 def _draw_branches(column: Sequence["Axes"], block: MultiLIF, x: Tensor, branch: int) -> None:
     run = _run(block, x)
-    time, thresholds, fired = np.arange(1, len(x) + 1), block.thresholds, run.spikes.bool()
+    time, thresholds, fired = np.arange(1, len(x) + 1), block.thresholds, run.spikes
     currents, potential, raster, total = column
-    currents.bar(time, x, width=0.85, color=CURRENT, zorder=2)
+    currents.bar(time, x.numpy(), width=0.85, color=CURRENT, zorder=2)
     currents.locator_params("y", nbins=4, integer=True)
-    path = torch.stack((run.charged[:, branch], run.reset[:, branch]), 1).flatten()
+    path = np.stack((run.charged[:, branch], run.reset[:, branch]), 1).ravel()
     potential.plot(np.repeat(time, 2), path, color=POTENTIAL, linewidth=1.3, zorder=2)
     potential.axhline(thresholds[branch], color=THRESHOLD, linewidth=1, linestyle="--", zorder=1)
     tops = run.charged[fired[:, branch], branch]

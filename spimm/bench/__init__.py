@@ -5,6 +5,7 @@ A case is one function with `register_case` in front; import its module below an
 
 # These register their cases.
 from spimm.bench import fused as fused
+from spimm.bench import grid as grid
 from spimm.bench import kernels as kernels
 from spimm.bench import memory as memory
 from spimm.bench import network as network

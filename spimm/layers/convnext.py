@@ -12,6 +12,7 @@ from spimm.layers.conv import ConvNormNeuron, ConvUnit
 from spimm.layers.repconv import BranchConv2d
 from spimm.layers.spk import sum_branches
 from spimm.layers.time import over_time
+from spimm.neurons import SpikeOutput
 
 
 class ConvNeXt(nn.Module):
@@ -37,7 +38,8 @@ class ConvNeXt(nn.Module):
         super().__init__()
         self.entry = entry
         self.stride = stride
-        self.branches = entry.output.branches  # type: ignore[union-attr]
+        output: SpikeOutput = entry.output  # type: ignore[assignment]
+        self.branches = output.branches
         depthwise = BranchConv2d(in_chans, dim, kernel_size, stride=stride, branches=self.branches)
         hidden = int(expansion * dim)
         self.depthwise = ConvUnit(depthwise, dim, neuron=spk_fn(dim))
