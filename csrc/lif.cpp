@@ -107,7 +107,7 @@ static void backward_span(const Reverse<S> &re, const PerChannel &k0, ThreadSums
             Vec h[U], slope[U], grad_s[U], grad_h[U], grad_z[U];
             for (int u = 0; u < U; ++u) {
                 h[u] = kept(t, u), grad_s[u] = read<part>(grad_spikes.at(t, e + u * lanes), count);
-                slope[u] = surrogate_derivative<shape>(h[u] - threshold, slope_a, slope_b);
+                slope[u] = surrogate_slope<shape, S>(h[u] - threshold, slope_a, slope_b);
                 const Vec through = soft ? grad_v[u] : (h[u] >= threshold ? none : grad_v[u]);
                 grad_h[u] = fma(grad_s[u], slope[u], through);
             }

@@ -80,22 +80,30 @@ static void backward_span(const Branches<S> &br, float *scratch, std::vector<dou
                     store_vec(potentials + (t * U + u) * lanes, h);
                     v[u] = after_reset<soft>(h, threshold);
                 }
-            for (int64_t t = T - 1; t >= 0; --t)
+            for (int64_t t = T - 1; t >= 0; --t) {
+                const int64_t place = t * U * lanes;
+                Vec h[U], slope[U], grad_s[U], grad_h[U];
                 for (int u = 0; u < U; ++u) {
-                    const int64_t place = (t * U + u) * lanes;
-                    const Vec h = load_vec(potentials + place), grad_s = read<part>(br.out.at(t, from + u * lanes), count);
-                    const Vec slope = surrogate_derivative<shape>(h - threshold, slope_a, slope_b);
-                    Vec through = soft ? grad_v[u] : (h >= threshold ? none : grad_v[u]);
-                    if (attached) through -= grad_v[u] * slope * (soft ? threshold : h);
-                    const Vec grad_h = fma(grad_s, slope, through);
-                    if (learns) {
-                        const Vec before = t == 0 ? none : after_reset<soft>(load_vec(potentials + place - U * lanes), threshold);
-                        add_coefficient_gradients<soft>(coefficient_sums, attached, threshold, h, before,
-                                                        load_vec(inputs + place), slope, grad_s, grad_v[u], grad_h);
-                    }
-                    grad_v[u] = decay * grad_h;
-                    store_vec(grads + place, fma(gain, grad_h, load_vec(grads + place)));
+                    h[u] = load_vec(potentials + place + u * lanes), grad_s[u] = read<part>(br.out.at(t, from + u * lanes), count);
+                    slope[u] = surrogate_slope<shape, S>(h[u] - threshold, slope_a, slope_b);
+                    const Vec through = soft ? grad_v[u] : (h[u] >= threshold ? none : grad_v[u]);
+                    grad_h[u] = fma(grad_s[u], slope[u], through);
                 }
+                if (attached)
+                    for (int u = 0; u < U; ++u) grad_h[u] -= grad_v[u] * slope[u] * (soft ? threshold : h[u]);
+                if (learns)
+                    for (int u = 0; u < U; ++u) {
+                        const float *before = potentials + place + (u - U) * lanes;
+                        add_coefficient_gradients<soft>(coefficient_sums, attached, threshold, h[u],
+                                                        t == 0 ? none : after_reset<soft>(load_vec(before), threshold),
+                                                        load_vec(inputs + place + u * lanes), slope[u], grad_s[u], grad_v[u], grad_h[u]);
+                    }
+                for (int u = 0; u < U; ++u) {
+                    float *total = grads + place + u * lanes;
+                    grad_v[u] = decay * grad_h[u];
+                    store_vec(total, fma(gain, grad_h[u], load_vec(total)));
+                }
+            }
             if (learns) {
                 totals[0] += sum(coefficient_sums[0]);
                 totals[1] += sum(coefficient_sums[1]);
@@ -119,9 +127,10 @@ template <class S, bool soft> static void forward(const Branches<S> &br, int num
     {
         std::vector<float> scratch(br.scratch());
         Share(br.num_pieces, omp_get_thread_num(), omp_get_num_threads()).walk(false, [&](int64_t piece) {
-            const int64_t n = br.row, whole = n / (side_by_side * lanes) * (side_by_side * lanes);
+            const int64_t n = br.row, whole = n / (side_by_side * lanes) * (side_by_side * lanes), full = n / lanes * lanes;
             forward_span<S, soft, side_by_side, false>(br, scratch.data(), piece, 0, whole);
-            forward_span<S, soft, 1, true>(br, scratch.data(), piece, whole, n);
+            forward_span<S, soft, 1, false>(br, scratch.data(), piece, whole, full);
+            if (full < n) forward_span<S, soft, 1, true>(br, scratch.data(), piece, full, n);
         });
     }
 }
@@ -134,9 +143,10 @@ template <class S, Shape shape, bool soft> static void backward(const Branches<S
         std::vector<double> &totals = parts[omp_get_thread_num()];
         totals.assign(2 + br.count(), 0.0);
         Share(br.num_pieces, omp_get_thread_num(), omp_get_num_threads()).walk(false, [&](int64_t piece) {
-            const int64_t n = br.row, whole = n / (side_by_side * lanes) * (side_by_side * lanes);
+            const int64_t n = br.row, whole = n / (side_by_side * lanes) * (side_by_side * lanes), full = n / lanes * lanes;
             backward_span<S, shape, soft, side_by_side, false>(br, scratch.data(), totals, piece, 0, whole);
-            backward_span<S, shape, soft, 1, true>(br, scratch.data(), totals, piece, whole, n);
+            backward_span<S, shape, soft, 1, false>(br, scratch.data(), totals, piece, whole, full);
+            if (full < n) backward_span<S, shape, soft, 1, true>(br, scratch.data(), totals, piece, full, n);
         });
     }
     const std::vector<double> total = add_up(parts);

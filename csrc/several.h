@@ -86,6 +86,7 @@ static void backward_several_span(const Reverse<S> &re, const PerChannel &k0, Th
                 const int64_t k = e + u * lanes, j = i + u * lanes;
                 z[u] = fma(read<part>(x.at(t, k), count), re.scale.at(j), re.shift.at(j));
                 if (residual) z[u] += read<part>(residual.at(t, k), count);
+                z[u] *= gain;
                 if (one_step) continue;
                 store_vec(inputs + t * row + u * lanes, z[u]);
                 store_vec(grads + t * row + u * lanes, none);
@@ -94,7 +95,7 @@ static void backward_several_span(const Reverse<S> &re, const PerChannel &k0, Th
         if (one_step) {
             Vec slopes[U] = {};
             for (int64_t which = 0; which < num_thresholds; ++which)
-                for (int u = 0; u < U; ++u) slopes[u] += surrogate_derivative<shape>(gain * z[u] - thresholds[which], slope_a, slope_b);
+                for (int u = 0; u < U; ++u) slopes[u] += surrogate_slope<shape, S>(z[u] - thresholds[which], slope_a, slope_b);
             for (int u = 0; u < U; ++u) grad_z[u] = gain * slopes[u] * read<part>(grad_spikes.at(0, e + u * lanes), count);
             delivery.step(re, k0, grad_z, 0, e, i, count);
         }
@@ -103,7 +104,7 @@ static void backward_several_span(const Reverse<S> &re, const PerChannel &k0, Th
             Vec v[U] = {}, grad_v[U] = {}, coefficient_sums[3] = {};
             for (int64_t t = 0; t < T; ++t)
                 for (int u = 0; u < U; ++u) {
-                    const Vec h = fma(decay, v[u], gain * load_vec(inputs + t * row + u * lanes));
+                    const Vec h = fma(decay, v[u], load_vec(inputs + t * row + u * lanes));
                     store_vec(potentials + t * row + u * lanes, h);
                     v[u] = after_reset<soft>(h, threshold);
                 }
@@ -111,7 +112,7 @@ static void backward_several_span(const Reverse<S> &re, const PerChannel &k0, Th
                 Vec h[U], slope[U], grad_s[U], grad_h[U];
                 for (int u = 0; u < U; ++u) {
                     h[u] = load_vec(potentials + t * row + u * lanes), grad_s[u] = read<part>(grad_spikes.at(t, e + u * lanes), count);
-                    slope[u] = surrogate_derivative<shape>(h[u] - threshold, slope_a, slope_b);
+                    slope[u] = surrogate_slope<shape, S>(h[u] - threshold, slope_a, slope_b);
                     const Vec through = soft ? grad_v[u] : (h[u] >= threshold ? none : grad_v[u]);
                     grad_h[u] = fma(grad_s[u], slope[u], through);
                 }
@@ -122,7 +123,7 @@ static void backward_several_span(const Reverse<S> &re, const PerChannel &k0, Th
                         const float *before = potentials + (t - 1) * row + u * lanes;
                         add_coefficient_gradients<soft>(coefficient_sums, attached, threshold, h[u],
                                                         t == 0 ? none : after_reset<soft>(load_vec(before), threshold),
-                                                        load_vec(inputs + t * row + u * lanes), slope[u], grad_s[u], grad_v[u], grad_h[u]);
+                                                        load_vec(inputs + t * row + u * lanes) / gain, slope[u], grad_s[u], grad_v[u], grad_h[u]);
                     }
                 for (int u = 0; u < U; ++u) {
                     float *total = grads + t * row + u * lanes;

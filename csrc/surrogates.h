@@ -28,6 +28,15 @@ template <Shape shape, class V> inline V surrogate_derivative(V u, float a, floa
     }
 }
 
+// The same for the gradients of bfloat16, whose rounding is coarser than a rough reciprocal.
+template <Shape shape, class S> inline Vec surrogate_slope(Vec u, float a, float b) {
+    if constexpr (shape == Shape::atan && sizeof(S) != sizeof(float)) {
+        const Vec w = u * (1.57079632679f * a);
+        return (0.5f * a) * rough_reciprocal(1.0f + w * w);
+    }
+    return surrogate_derivative<shape>(u, a, b);
+}
+
 // Calls f.template operator()<shape>(), which brings a shape known at run time into a loop as a constant.
 template <class F> inline void with_shape(Shape shape, const F &f) {
     switch (shape) {

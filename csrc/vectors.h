@@ -48,6 +48,15 @@ inline Vec reciprocal(Vec x) {
 }
 inline float reciprocal(float x) { return 1.0f / x; }
 
+// 1 / x for x > 0, within 2^-14 of it: enough for what is stored as bfloat16. 0 for infinity.
+inline Vec rough_reciprocal(Vec x) {
+#if defined(__AVX512F__)
+    return static_cast<Vec>(_mm512_maskz_rcp14_ps(0xffff, x));
+#else
+    return 1.0f / x;
+#endif
+}
+
 template <class V> struct IntegersOf { using type = decltype(V{} < V{}); };  // of a vector: as wide as its floats
 template <> struct IntegersOf<float> { using type = int32_t; };
 
