@@ -141,3 +141,12 @@ def test_figures_of_the_page_can_be_drawn():
     script = runpy.run_path(str(ROOT / "docs" / "spk_figures.py"))
     panels = {name: len(draw().axes) for name, draw in script["FIGURES"].items()}
     assert panels == {"spk_responses": 12, "spk_behind_attention": 4, "spk_branches": 8, "grid_attention": 12}
+
+
+def test_the_table_of_spk_blocks_is_made_of_the_runs():
+    script = runpy.run_path(str(ROOT / "docs" / "spk_tables.py"))
+    runs = [script["accuracies"](decay_input=decay) for decay in (True, False)]
+    lines = list(script["table"](*runs))
+    assert len(lines) > 12
+    page = (ROOT / "docs" / "results" / "README.md").read_text()
+    assert "\n".join(lines) in page
