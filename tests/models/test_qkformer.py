@@ -201,7 +201,7 @@ def test_input_of_another_form_is_refused(shape: tuple[int, ...], message: str) 
         ({"embed_dim": 386}, r"embed_dim is 386; 3 stages need a positive multiple of 4"),
         ({"num_heads": 7}, r"4 channels do not divide into 7 heads"),
         ({"tau": 0.5}, r"tau is 0.5; wanted at least 1"),
-        ({"num_step": 2}, r"QKFormer has no option 'num_step'; its options are num_heads, .*num_steps"),
+        ({"num_step": 2}, r"QKFormer has no option 'num_step'; its options are num_classes, num_steps, .*num_heads"),
         ({"num_heads": 0}, r"num_heads"),
         ({"num_heads": -4}, r"num_heads"),
         ({"mlp_ratio": 0.0}, r"mlp_ratio"),
