@@ -63,10 +63,6 @@ class GroupAttention(nn.Module):
         nn.init.trunc_normal_(self.bias, std=0.02)
         self.spk = spk
 
-    def no_weight_decay(self) -> tuple[str, ...]:
-        """Positions do not decay."""
-        return ("bias",)
-
     def forward(self, qkv: Tensor) -> Tensor:
         return self.spk(self.attend(qkv))
 
@@ -110,9 +106,9 @@ class GroupAttention(nn.Module):
 
 GROUP_ATTENTIONS = ("sisa", "bdsa")
 ATTENTION_GAIN = 4.5
-"""Ours. The attention gives means of spikes, at most 1; a LIF of threshold 1 and tau 2 never fires on them in its first
-step. What stands behind it fires on this many times the mean. With 4 the mean of spikes of a whole group, 1 but for
-rounding, would meet the threshold 2 exactly."""
+"""Ours. The attention gives means of spikes, at most 1, on which a LIF of threshold 1 and tau 2 never fires. What
+stands behind it fires on this many times the mean. With 4 the mean of spikes of a whole group, 1 but for rounding,
+would meet the threshold 2 exactly."""
 
 
 def grid_attention(

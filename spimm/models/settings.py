@@ -156,17 +156,20 @@ class SPKConfig(ModelConfig):
 
     def spk_fn(self, channels: int, *, form: str | None = None, gain: float = 1.0) -> nn.Module:
         """A new SPK block with these settings; with `gain` it fires on its input times that, by smaller thresholds."""
-        taus, thresholds = self._numbers("taus"), self._numbers("thresholds")
-        if thresholds is None:
-            thresholds = THRESHOLDS.get(self.spk)
         return create_spk(
             self.spk,
             channels,
             neuron_fn=self.neuron_fn,
-            thresholds=None if thresholds is None else [threshold / gain for threshold in thresholds],
-            taus=taus,
+            thresholds=self.spk_thresholds(gain),
+            taus=self._numbers("taus"),
             form=form or self.form,
         )
+
+    def spk_thresholds(self, gain: float = 1.0) -> tuple[float, ...] | None:
+        """Thresholds of the block's neurons, over `gain`; None for what has none."""
+        given = self._numbers("thresholds")
+        thresholds = THRESHOLDS.get(self.spk) if given is None else given
+        return None if thresholds is None else tuple(threshold / gain for threshold in thresholds)
 
     def _numbers(self, label: str) -> tuple[float, ...] | None:
         value = getattr(self, label)

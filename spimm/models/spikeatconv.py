@@ -93,7 +93,8 @@ class SpikeAtConvConfig(SPKConfig):
     def linear_spk(self, channels: int, *, gain: float = 1.0) -> nn.Module:
         """In front of a 1x1 convolution."""
         if self.spk == "dcl":
-            return self.neuron_fn(threshold=1 / gain)
+            first, _ = self.spk_thresholds(gain) or (1.0, 1.0)
+            return self.neuron_fn(threshold=first)
         return self.spk_fn(channels, form="sum" if self.spk == "mbpl" else None, gain=gain)
 
 

@@ -129,11 +129,6 @@ def test_every_relative_position_of_every_head_learns(partition: str) -> None:
     assert core.bias.grad.all()
 
 
-def test_names_that_do_not_decay_are_parameters() -> None:
-    core = attention(4)
-    assert [getattr(core, name) is core.bias for name in core.no_weight_decay()] == [True]
-
-
 def layer(kind: str, **settings: Any) -> SpikingAttention:
     torch.manual_seed(1)
     spk = MultiLIF(ATAN_LIF(), [0.07, 0.16, 0.23])

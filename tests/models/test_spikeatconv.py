@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 import spimm
-from spimm.layers import FORMS, SPK, ConvNeXt, GroupAttention, SpikingAttention, SpikingMLP
-from spimm.models.spikeatconv import VARIANTS
+from spimm.layers import DCL, FORMS, SPK, ConvNeXt, GroupAttention, SpikingAttention, SpikingMLP
+from spimm.models.spikeatconv import VARIANTS, SpikeAtConvConfig
 from spimm.neurons import MultiLIF, Neuron
 from spimm.surrogate import ATan, Sigmoid
 from spimm.train import Recipe
@@ -241,3 +241,10 @@ def test_settings_without_meaning_are_refused(options: dict[str, Any], message: 
 def test_input_of_another_form_is_refused(shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny()(torch.zeros(shape))
+
+
+def test_dcl_gives_way_to_its_first_neuron_in_front_of_1x1_convolutions() -> None:
+    config = SpikeAtConvConfig(spk="dcl", thresholds="0.5,2")
+    assert config.linear_spk(4).threshold == 0.5
+    assert config.linear_spk(4, gain=2.0).threshold == 0.25
+    assert isinstance(config.conv_spk(4), DCL)
