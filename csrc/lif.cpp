@@ -50,11 +50,11 @@ template <class S, bool soft> static void forward(const Onward<S> &on, int num_t
     const bool several = !on.thresholds.empty();
 #pragma omp parallel num_threads(num_threads)
     {
-        std::vector<float> scratch(several ? 2 * on.walk.T * together * lanes : 0);
+        const Aligned<float> scratch = aligned<float>(several ? 2 * on.walk.T * together * lanes : 0);
         on.walk.share().walk(on.walk.downwards, [&](int64_t tile) {
             const int64_t begin = on.walk.tiling.begin(tile), n = on.walk.tiling.length(tile);
             const int64_t whole = n / (together * lanes) * (together * lanes);
-            if (several) return forward_several<S, soft>(on, scratch.data(), begin, whole, n);
+            if (several) return forward_several<S, soft>(on, scratch.get(), begin, whole, n);
             forward_span<S, soft, together, false>(on, begin, 0, whole);
             forward_span<S, soft, 1, true>(on, begin, whole, n);
         });
@@ -74,7 +74,7 @@ static void backward_span(const Reverse<S> &re, const PerChannel &k0, ThreadSums
     Delivery<S, plain, U, part> delivery(re);
     const int64_t T = re.walk.T, next = re.walk.next();
     Vec coefficient_sums[3] = {};
-    float *potentials = mine.potentials.data();
+    float *potentials = mine.potentials.get();
     const auto kept = [&](int64_t t, int u) { return load_vec(potentials + (t * U + u) * lanes); };
 
     for (; i < end; i += U * lanes) {
@@ -144,7 +144,7 @@ static void backward_pass(const Reverse<S> &re, const PerChannel &k0, int num_th
     {
         ThreadSums mine{TileSum(tiling.size, channels), TileSum(tiling.size, channels)};
         mine.coefficients.resize(re.num_coefficients());
-        mine.potentials.resize((several ? 3 : 1) * re.walk.T * together * lanes);
+        mine.potentials = aligned<float>((several ? 3 : 1) * re.walk.T * together * lanes);
         re.walk.share().walk(re.walk.downwards, [&](int64_t tile) {
             const int64_t begin = tiling.begin(tile), n = tiling.length(tile);
             const int64_t whole = n / (together * lanes) * (together * lanes);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "affine.h"
+#include "aligned.h"
 #include "lif.h"
 #include "steps.h"
 
@@ -97,7 +98,7 @@ template <class S> struct Reverse {
 struct ThreadSums {
     TileSum bias, weight;
     std::vector<double> coefficients;
-    std::vector<float> potentials;
+    Aligned<float> potentials;
 };
 
 // Where the gradients of z go: of U registers at one step, then of what all steps sum.

@@ -3,6 +3,7 @@
 // The inputs of a few registers of neurons at all time steps are read once and kept in the nearest cache; each threshold
 // then has its own run through them.
 #include "multi_lif.h"
+#include "aligned.h"
 #include "steps.h"
 
 #include <omp.h>
@@ -125,12 +126,12 @@ static void backward_span(const Branches<S> &br, float *scratch, std::vector<dou
 template <class S, bool soft> static void forward(const Branches<S> &br, int num_threads) {
 #pragma omp parallel num_threads(num_threads)
     {
-        std::vector<float> scratch(br.scratch());
+        const Aligned<float> scratch = aligned<float>(br.scratch());
         Share(br.num_pieces, omp_get_thread_num(), omp_get_num_threads()).walk(false, [&](int64_t piece) {
             const int64_t n = br.row, whole = n / (side_by_side * lanes) * (side_by_side * lanes), full = n / lanes * lanes;
-            forward_span<S, soft, side_by_side, false>(br, scratch.data(), piece, 0, whole);
-            forward_span<S, soft, 1, false>(br, scratch.data(), piece, whole, full);
-            if (full < n) forward_span<S, soft, 1, true>(br, scratch.data(), piece, full, n);
+            forward_span<S, soft, side_by_side, false>(br, scratch.get(), piece, 0, whole);
+            forward_span<S, soft, 1, false>(br, scratch.get(), piece, whole, full);
+            if (full < n) forward_span<S, soft, 1, true>(br, scratch.get(), piece, full, n);
         });
     }
 }
@@ -139,14 +140,14 @@ template <class S, Shape shape, bool soft> static void backward(const Branches<S
     std::vector<std::vector<double>> parts(num_threads);
 #pragma omp parallel num_threads(num_threads)
     {
-        std::vector<float> scratch(3 * br.scratch());
+        const Aligned<float> scratch = aligned<float>(3 * br.scratch());
         std::vector<double> &totals = parts[omp_get_thread_num()];
         totals.assign(2 + br.count(), 0.0);
         Share(br.num_pieces, omp_get_thread_num(), omp_get_num_threads()).walk(false, [&](int64_t piece) {
             const int64_t n = br.row, whole = n / (side_by_side * lanes) * (side_by_side * lanes), full = n / lanes * lanes;
-            backward_span<S, shape, soft, side_by_side, false>(br, scratch.data(), totals, piece, 0, whole);
-            backward_span<S, shape, soft, 1, false>(br, scratch.data(), totals, piece, whole, full);
-            if (full < n) backward_span<S, shape, soft, 1, true>(br, scratch.data(), totals, piece, full, n);
+            backward_span<S, shape, soft, side_by_side, false>(br, scratch.get(), totals, piece, 0, whole);
+            backward_span<S, shape, soft, 1, false>(br, scratch.get(), totals, piece, whole, full);
+            if (full < n) backward_span<S, shape, soft, 1, true>(br, scratch.get(), totals, piece, full, n);
         });
     }
     const std::vector<double> total = add_up(parts);

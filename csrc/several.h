@@ -73,7 +73,7 @@ static void backward_several_span(const Reverse<S> &re, const PerChannel &k0, Th
     const int64_t T = one_step ? 1 : re.walk.T, next = re.walk.next(), row = U * lanes;
     const int64_t num_thresholds = static_cast<int64_t>(re.thresholds.size());
     const float *thresholds = re.thresholds.data();
-    float *inputs = mine.potentials.data(), *potentials = inputs + T * row, *grads = potentials + T * row;
+    float *inputs = mine.potentials.get(), *potentials = inputs + T * row, *grads = potentials + T * row;
     Delivery<S, false, U, part> delivery(re);
     for (; i < end; i += row) {
         const int64_t e = begin + i, count = std::min<int64_t>(lanes, end - i);

@@ -5,8 +5,8 @@ compare with those of the original images. Behind the command: model_options.att
 model_options.spk=gelu for the spike-free counterpart.
 
 Command: SPIMM_DATA=FOLDER spimm train spikeatconv_cifar10_jpeg
-Cost: 8 to 16 minutes on one core of an AMD EPYC with AVX-512
-Expected: docs/results/spikeatconv_cifar10_jpeg
+Cost: 9 minutes on one core of an AMD EPYC with AVX-512
+Expected: 65.26 % top-1 after 5 epochs (seed 0), still rising; bdsa 65.04, sl 56.09, gelu 76.19 % (docs/results)
 """
 
 from spimm.data import Augment
