@@ -105,14 +105,8 @@ static void backward_span(const Reverse<S> &re, const PerChannel &k0, ThreadSums
             if (!grad_x.stream) ask<U, true>(grad_x.at(shared ? 0 : t, e), next);
             // Without a branch, so that the compiler can lay the long dependent chains of the registers side by side.
             Vec h[U], slope[U], grad_s[U], grad_h[U], grad_z[U];
-            for (int u = 0; u < U; ++u) {
-                h[u] = kept(t, u), grad_s[u] = read<part>(grad_spikes.at(t, e + u * lanes), count);
-                slope[u] = surrogate_slope<shape, S>(h[u] - threshold, slope_a, slope_b);
-                const Vec through = soft ? grad_v[u] : (h[u] >= threshold ? none : grad_v[u]);
-                grad_h[u] = fma(grad_s[u], slope[u], through);
-            }
-            if (attached)
-                for (int u = 0; u < U; ++u) grad_h[u] -= grad_v[u] * slope[u] * (soft ? threshold : h[u]);
+            for (int u = 0; u < U; ++u) h[u] = kept(t, u), grad_s[u] = read<part>(grad_spikes.at(t, e + u * lanes), count);
+            reverse_fire<S, shape, soft>(h, grad_s, grad_v, threshold, attached, slope_a, slope_b, slope, grad_h);
             if (learns)
                 for (int u = 0; u < U; ++u) {
                     const Vec before = t == 0 ? start(u) : after_reset<soft>(kept(t - 1, u), threshold);

@@ -84,14 +84,9 @@ static void backward_span(const Branches<S> &br, float *scratch, std::vector<dou
             for (int64_t t = T - 1; t >= 0; --t) {
                 const int64_t place = t * U * lanes;
                 Vec h[U], slope[U], grad_s[U], grad_h[U];
-                for (int u = 0; u < U; ++u) {
+                for (int u = 0; u < U; ++u)
                     h[u] = load_vec(potentials + place + u * lanes), grad_s[u] = read<part>(br.out.at(t, from + u * lanes), count);
-                    slope[u] = surrogate_slope<shape, S>(h[u] - threshold, slope_a, slope_b);
-                    const Vec through = soft ? grad_v[u] : (h[u] >= threshold ? none : grad_v[u]);
-                    grad_h[u] = fma(grad_s[u], slope[u], through);
-                }
-                if (attached)
-                    for (int u = 0; u < U; ++u) grad_h[u] -= grad_v[u] * slope[u] * (soft ? threshold : h[u]);
+                reverse_fire<S, shape, soft>(h, grad_s, grad_v, threshold, attached, slope_a, slope_b, slope, grad_h);
                 if (learns)
                     for (int u = 0; u < U; ++u) {
                         const float *before = potentials + place + (u - U) * lanes;

@@ -110,14 +110,9 @@ static void backward_several_span(const Reverse<S> &re, const PerChannel &k0, Th
                 }
             for (int64_t t = T - 1; t >= 0; --t) {
                 Vec h[U], slope[U], grad_s[U], grad_h[U];
-                for (int u = 0; u < U; ++u) {
+                for (int u = 0; u < U; ++u)
                     h[u] = load_vec(potentials + t * row + u * lanes), grad_s[u] = read<part>(grad_spikes.at(t, e + u * lanes), count);
-                    slope[u] = surrogate_slope<shape, S>(h[u] - threshold, slope_a, slope_b);
-                    const Vec through = soft ? grad_v[u] : (h[u] >= threshold ? none : grad_v[u]);
-                    grad_h[u] = fma(grad_s[u], slope[u], through);
-                }
-                if (attached)
-                    for (int u = 0; u < U; ++u) grad_h[u] -= grad_v[u] * slope[u] * (soft ? threshold : h[u]);
+                reverse_fire<S, shape, soft>(h, grad_s, grad_v, threshold, attached, slope_a, slope_b, slope, grad_h);
                 if (learns)
                     for (int u = 0; u < U; ++u) {
                         const float *before = potentials + (t - 1) * row + u * lanes;

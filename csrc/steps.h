@@ -59,6 +59,21 @@ template <bool soft> inline Vec after_reset(Vec h, Vec threshold) {
     return h >= threshold ? fired : h;
 }
 
+// One step back in time, U registers of neurons side by side: from the gradients of their spikes and of the potentials after
+// the step to those of the potentials before the reset. `slope` is that of the surrogate.
+template <class S, Shape shape, bool soft, int U>
+inline void reverse_fire(const Vec (&h)[U], const Vec (&grad_s)[U], const Vec (&grad_v)[U], Vec threshold, bool attached,
+                         float slope_a, float slope_b, Vec (&slope)[U], Vec (&grad_h)[U]) {
+    const Vec none{};
+    for (int u = 0; u < U; ++u) {
+        slope[u] = surrogate_slope<shape, S>(h[u] - threshold, slope_a, slope_b);
+        const Vec through = soft ? grad_v[u] : (h[u] >= threshold ? none : grad_v[u]);
+        grad_h[u] = fma(grad_s[u], slope[u], through);
+    }
+    if (attached)
+        for (int u = 0; u < U; ++u) grad_h[u] -= grad_v[u] * slope[u] * (soft ? threshold : h[u]);
+}
+
 // Adds what one step gives to the gradients of (decay, gain, threshold); v is the potential before the step.
 template <bool soft>
 inline void add_coefficient_gradients(Vec sums[3], bool attached, Vec threshold, Vec h, Vec v, Vec z, Vec slope, Vec grad_s,

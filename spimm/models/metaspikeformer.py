@@ -64,14 +64,8 @@ class MetaSpikeFormerConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        stages = len(self.widths)
-        for label in ("depths", "strides"):
-            if len(getattr(self, label)) != stages:
-                raise ValueError(f"{label} are {getattr(self, label)}; wanted one for each of {stages} stages")
+        self.check_stages(widths=1, depths=0, strides=1)
         self.stage_kinds()
-        for label, least in (("widths", 1), ("depths", 0), ("strides", 1)):
-            if min(getattr(self, label)) < least:
-                raise ValueError(f"{label} are {getattr(self, label)}; wanted {least} or more in each stage")
         for label in ("channel_kernel", "stem_kernel"):
             if getattr(self, label) < 1 or getattr(self, label) % 2 == 0:
                 raise ValueError(f"{label} is {getattr(self, label)}; wanted an odd number")

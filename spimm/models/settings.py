@@ -51,6 +51,16 @@ class ModelConfig:
             if getattr(self, label) < 1:
                 raise ValueError(f"{label} is {getattr(self, label)}; wanted at least 1")
 
+    def check_stages(self, **least: int) -> None:
+        """Raises ValueError unless each setting has as many entries as `widths`, none below the number given."""
+        stages = len(self.widths)  # type: ignore[attr-defined]
+        for label, lowest in least.items():
+            values = getattr(self, label)
+            if len(values) != stages:
+                raise ValueError(f"{label} are {values}; wanted one for each of {stages} stages")
+            if min(values, default=lowest - 1) < lowest:
+                raise ValueError(f"{label} are {values}; wanted {lowest} or more in each stage")
+
     def per_stage(self, label: str, stages: int, known: tuple[str, ...]) -> tuple[str, ...]:
         """One name a stage from a setting: a tuple, or a text, `a` for all stages or `a,b,c`.
 

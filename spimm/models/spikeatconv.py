@@ -65,13 +65,7 @@ class SpikeAtConvConfig(SPKConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        stages = len(self.widths)
-        for label in ("depths", "strides"):
-            if len(getattr(self, label)) != stages:
-                raise ValueError(f"{label} are {getattr(self, label)}; wanted one for each of {stages} stages")
-        for label in ("widths", "depths", "strides"):
-            if min(getattr(self, label), default=0) < 1:
-                raise ValueError(f"{label} are {getattr(self, label)}; wanted 1 or more in each stage")
+        self.check_stages(widths=1, depths=1, strides=1)
         if self.widths[0] < 2 or any(wide % narrow for narrow, wide in pairwise(self.widths)):
             raise ValueError(f"widths are {self.widths}; wanted 2 or more, each a multiple of the one before it")
         self.check_at_least_one("stem_stride", "group_size", "head_dim")
