@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import spimm
 
@@ -45,3 +45,14 @@ def shapes_only(name: str, **options: Any) -> nn.Module:
 
 def count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def assert_train_alike(plain: nn.Module, other: nn.Module, images: Tensor) -> None:
+    """From the same weights, one backward pass gives equal gradients and equal running statistics."""
+    other.load_state_dict(plain.state_dict())
+    for model in (plain, other):
+        model(images).square().sum().backward()
+    for (name, ours), theirs in zip(other.named_parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad), name
+    for (name, ours), theirs in zip(other.named_buffers(), plain.buffers(), strict=True):
+        assert torch.equal(ours, theirs), name

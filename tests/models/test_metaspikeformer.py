@@ -12,7 +12,7 @@ from spimm.layers import ConvNormNeuron, ConvUnit, RepConv, Residual, SepConv, S
 from spimm.models.metaspikeformer import DETECTION_MAPS, SEGMENTATION_MAPS, MetaSpikeFormerConfig
 from spimm.surrogate import ATan
 
-from .conftest import lively, shapes_only, tiny_meta
+from .conftest import assert_train_alike, lively, shapes_only, tiny_meta
 
 KINDS = ("sdsa1", "sdsa2", "sdsa3", "sdsa4", "vsa")
 SHORTCUTS = ("vanilla", "spike_add", "membrane")
@@ -234,13 +234,7 @@ def test_memory_stays_channels_last_from_stem_to_head(options: dict[str, str], a
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
 def test_ways_to_save_memory_change_no_gradient(shortcut: str, options: dict[str, Any]) -> None:
     plain, thrifty = tiny_meta(shortcut=shortcut).train(), tiny_meta(shortcut=shortcut, **options).train()
-    thrifty.load_state_dict(plain.state_dict())
-    for model in (plain, thrifty):
-        model(images()).square().sum().backward()
-    for (name, ours), theirs in zip(thrifty.named_parameters(), plain.parameters(), strict=True):
-        assert torch.equal(ours.grad, theirs.grad), name
-    for (name, ours), theirs in zip(thrifty.named_buffers(), plain.buffers(), strict=True):
-        assert torch.equal(ours, theirs), name
+    assert_train_alike(plain, thrifty, images())
 
 
 def test_bfloat16_autocast_gives_float32_logits_and_gradients() -> None:

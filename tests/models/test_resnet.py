@@ -10,7 +10,7 @@ from spimm.layers import ACTIVATIONS, FORMS, SPK, THRESHOLDS, SpikeConv2d
 from spimm.models.resnet import TABLES, VARIANTS, ResNetConfig
 from spimm.neurons import Neuron
 
-from .conftest import count, lively, shapes_only
+from .conftest import assert_train_alike, count, lively, shapes_only
 
 BLOCKS = [
     {"spk": kind, "form": form}
@@ -156,13 +156,7 @@ def test_the_activation_fires_on_the_sum_of_branch_and_shortcut() -> None:
 @every_block
 def test_ways_to_save_memory_change_no_gradient(options: dict[str, Any], saving: dict[str, Any]) -> None:
     plain, thrifty = tiny(num_steps=2, **options).train(), tiny(num_steps=2, **options, **saving).train()
-    thrifty.load_state_dict(plain.state_dict())
-    for model in (plain, thrifty):
-        model(images()).square().sum().backward()
-    for (name, ours), theirs in zip(thrifty.named_parameters(), plain.parameters(), strict=True):
-        assert torch.equal(ours.grad, theirs.grad), name
-    for (name, ours), theirs in zip(thrifty.named_buffers(), plain.buffers(), strict=True):
-        assert torch.equal(ours, theirs), name
+    assert_train_alike(plain, thrifty, images())
 
 
 def test_the_plain_network_has_no_neurons() -> None:

@@ -13,7 +13,7 @@ from spimm.surrogate import ATan, Sigmoid
 from spimm.train import Recipe
 from spimm.train.optim import build_optimizer
 
-from .conftest import lively, shapes_only
+from .conftest import assert_train_alike, lively, shapes_only
 
 BLOCKS = [{"spk": kind, "form": form} for kind in (*SPK, "relu", "gelu") for form in (None, *FORMS.get(kind, ())[1:])]
 every_block = pytest.mark.parametrize("options", BLOCKS, ids=lambda options: "-".join(filter(None, options.values())))
@@ -142,13 +142,7 @@ def test_neurons_are_those_of_the_paper_unless_told_otherwise() -> None:
 @every_block
 def test_ways_to_save_memory_change_no_gradient(options: dict[str, Any], saving: dict[str, Any]) -> None:
     plain, thrifty = tiny(num_steps=2, **options).train(), tiny(num_steps=2, **options, **saving).train()
-    thrifty.load_state_dict(plain.state_dict())
-    for model in (plain, thrifty):
-        model(images()).square().sum().backward()
-    for (name, ours), theirs in zip(thrifty.named_parameters(), plain.parameters(), strict=True):
-        assert torch.equal(ours.grad, theirs.grad), name
-    for (name, ours), theirs in zip(thrifty.named_buffers(), plain.buffers(), strict=True):
-        assert torch.equal(ours, theirs), name
+    assert_train_alike(plain, thrifty, images())
 
 
 def test_position_biases_do_not_decay_and_kernels_do() -> None:
