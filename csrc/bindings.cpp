@@ -10,6 +10,7 @@ void bind_multi_lif(nb::module_ &);
 void bind_spike_attention(nb::module_ &);
 void bind_depthwise(nb::module_ &);
 void bind_group_attention(nb::module_ &);
+void bind_rel_psp(nb::module_ &);
 
 NB_MODULE(_cpu, m) {
     m.def("isa", [] { return spimm::kernels().name; });
@@ -22,4 +23,5 @@ NB_MODULE(_cpu, m) {
     bind_spike_attention(m);
     bind_depthwise(m);
     bind_group_attention(m);
+    bind_rel_psp(m);
 }

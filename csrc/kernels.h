@@ -9,6 +9,7 @@
 #include "multi_lif.h"
 #include "pack.h"
 #include "pool.h"
+#include "rel_psp.h"
 #include "spike_attention.h"
 #include "spike_conv.h"
 
@@ -25,6 +26,7 @@ struct Kernels {
     const AttentionKernels *spike_attention;
     const DepthwiseKernels *depthwise;
     const GroupKernels *group_attention;
+    const RelPSPKernels *rel_psp;
 };
 
 // The fastest build that this processor runs, or the one named by the environment variable SPIMM_CPU_ISA.

@@ -15,9 +15,11 @@ extern const MultiLifKernels multi_lif_kernels;
 extern const AttentionKernels spike_attention_kernels;
 extern const DepthwiseKernels depthwise_kernels;
 extern const GroupKernels group_attention_kernels;
+extern const RelPSPKernels rel_psp_kernels;
 
 extern const Kernels table;
 const Kernels table{SPIMM_STRING(SPIMM_ISA), &lif_kernels, &spike_conv_kernels, &pack_kernels, &pool_kernels, &mask_kernels,
-                    &multi_lif_kernels, &spike_attention_kernels, &depthwise_kernels, &group_attention_kernels};
+                    &multi_lif_kernels, &spike_attention_kernels, &depthwise_kernels, &group_attention_kernels,
+                    &rel_psp_kernels};
 
 }  // namespace spimm::SPIMM_ISA

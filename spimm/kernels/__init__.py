@@ -10,7 +10,9 @@ from spimm.kernels.lif import lif
 from spimm.kernels.multi_lif import multi_lif
 from spimm.kernels.norm_lif import norm_lif, norm_lif_membrane
 from spimm.kernels.norm_pool_lif import norm_pool_lif
+from spimm.kernels.psp import psp_conv2d, psp_linear
 from spimm.kernels.qk_mask import channel_mask, token_mask
+from spimm.kernels.rel_psp import rel_psp
 from spimm.kernels.spike_attention import spike_attention
 from spimm.kernels.spike_conv import Memory, spike_conv2d, spike_conv2d_lif
 
@@ -28,6 +30,9 @@ __all__ = [
     "norm_lif",
     "norm_lif_membrane",
     "norm_pool_lif",
+    "psp_conv2d",
+    "psp_linear",
+    "rel_psp",
     "spike_attention",
     "spike_conv2d",
     "spike_conv2d_lif",

@@ -22,6 +22,16 @@ from spimm.layers.grid_attention import (
 from spimm.layers.memory import checkpointed, set_memory
 from spimm.layers.mlp import SpikingMLP
 from spimm.layers.patch import PATCH_FORMS, SPEDS, PatchForm
+from spimm.layers.quantised import (
+    BITS,
+    Per,
+    QuantisedWeight,
+    quantise_weight,
+    quantised,
+    quantised_weights,
+    set_quantised,
+    to_levels,
+)
 from spimm.layers.repconv import BorderConv2d, BranchConv2d, RepConv, SepConv
 from spimm.layers.sdsa import SDSA, ColumnMask, Projection, SoftmaxProduct, sdsa
 from spimm.layers.shortcut import Ending, Residual, Shortcut, check_shortcut, ending, entry
@@ -39,11 +49,13 @@ from spimm.layers.spk import (
     create_spk,
 )
 from spimm.layers.time import as_sequence, over_time
+from spimm.layers.ttfs import DirectCode, PixelCode, PSPConv2d, PSPLinear, ReadOut, Readout, TTFSUnit, as_spikes
 
 __all__ = [
     "ACTIVATIONS",
     "ATTENTIONS",
     "ATTENTION_GAIN",
+    "BITS",
     "DCL",
     "FORMS",
     "GROUP_ATTENTIONS",
@@ -67,7 +79,9 @@ __all__ = [
     "MixedMBPL",
     "Partition",
     "PatchForm",
+    "Per",
     "Projection",
+    "QuantisedWeight",
     "RepConv",
     "Residual",
     "SepConv",
@@ -90,6 +104,11 @@ __all__ = [
     "grid_attention",
     "over_time",
     "qk_attention",
+    "quantise_weight",
+    "quantised",
+    "quantised_weights",
     "sdsa",
     "set_memory",
+    "set_quantised",
+    "to_levels",
 ]

@@ -1,6 +1,6 @@
 """Models by name."""
 
-from spimm.models import metaspikeformer, qkformer, resnet, spikeatconv  # noqa: F401, register their variants
+from spimm.models import metaspikeformer, qkformer, resnet, spikeatconv, ttfs  # noqa: F401, register their variants
 from spimm.models.features import FeatureList
 from spimm.models.official import load_official
 from spimm.models.registry import ModelCard, create_model, list_models, model_card, register_model

@@ -3,6 +3,7 @@
 T time, B batch, C channels, H W space, D width of the last stage.
 """
 
+import abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from spimm.layers import as_sequence, checkpointed, set_memory
 from spimm.models.features import FeatureList, pick_stages
-from spimm.models.settings import ModelConfig
+from spimm.models.settings import ImageConfig, ModelConfig
 
 
 class Stage(nn.Module):
@@ -38,23 +39,71 @@ def _call(module: nn.Module, *inputs: Any) -> Tensor:
     return module(*inputs)
 
 
-class HierarchicalModel(nn.Module):
+class ImageModel(nn.Module, abc.ABC):
     """x: image [B, C, H, W] or sequence [B, T, C, H, W] -> logits [B, num_classes]. Nothing is kept between calls.
 
-    A family gives the stages, with their widths and strides, says what happens behind the last one (`last_neuron`), and
-    may have another head (`forward_head`).
+    A family gives the maps of its stages, told of in `feature_info`, and the head behind the last one.
     """
 
     head: nn.Module
+    num_features: int
+
+    def __init__(self, config: ImageConfig):
+        super().__init__()
+        self.num_classes = config.num_classes
+        self.num_steps, self.in_chans = config.num_steps, config.in_chans
+        self.feature_info: list[dict[str, int | str]] = []
+
+    @abc.abstractmethod
+    def forward_intermediates(
+        self, x: Tensor, indices: Sequence[int] | int | None = None, *, intermediates_only: bool = False
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Outputs of the chosen stages (all, the last n, or by number), each [T, B, C_i, H_i, W_i].
+
+        Returns (features, maps), or maps alone; later stages than the last one asked for are not run then.
+        """
+
+    @abc.abstractmethod
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Any:
+        """Features -> logits [B, num_classes]; `pre_logits`, or no classifier: what the classifier takes, [B, D]."""
+
+    @abc.abstractmethod
+    def _classifier(self, num_classes: int) -> nn.Module:
+        """A new classifier; an identity for 0 classes."""
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """What the head takes, [T, B, ...]."""
+        return self.forward_intermediates(x, [])[0]  # type: ignore[return-value]
+
+    def forward(self, x: Tensor) -> Any:
+        return self.forward_head(self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replaces the classifier by a new one; 0 classes leave the pooled features [B, D]."""
+        self.num_classes = num_classes
+        self.head = self._classifier(num_classes)
+
+    def get_classifier(self) -> nn.Module:
+        """The classifier, or an identity."""
+        return self.head
+
+    def features_only(self, indices: Sequence[int] | int | None = None, *, per_step: bool = False) -> FeatureList:
+        """This model as a backbone: a list of maps, the mean over time or `per_step` (see FeatureList)."""
+        self.reset_classifier(0)
+        return FeatureList(self, indices, per_step=per_step)
+
+
+class HierarchicalModel(ImageModel):
+    """Stages in a row. A family gives them, with their widths and strides, says what happens behind the last one
+    (`last_neuron`), and may have another head (`forward_head`).
+    """
+
     last_neuron: nn.Module
 
     def __init__(self, config: ModelConfig, stages: Sequence[Stage], widths: Sequence[int], strides: Sequence[int]):
-        super().__init__()
-        self.num_classes = config.num_classes
+        super().__init__(config)
         self.num_features = widths[-1]
-        self.num_steps, self.in_chans = config.num_steps, config.in_chans
         self.stages = nn.ModuleList(stages)
-        self.feature_info: list[dict[str, int | str]] = []
         self.reduction = 1
         for i, (width, stride) in enumerate(zip(widths, strides, strict=True)):
             self.reduction *= stride
@@ -67,10 +116,7 @@ class HierarchicalModel(nn.Module):
     def forward_intermediates(
         self, x: Tensor, indices: Sequence[int] | int | None = None, *, intermediates_only: bool = False
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Outputs of the chosen stages (all, the last n, or by number), each [T, B, C_i, H_i, W_i].
-
-        Returns (features, maps), or maps alone; later stages than the last one asked for are not run then.
-        """
+        """As ImageModel's; features: the last map, [T, B, D, H', W']."""
         wanted = pick_stages(indices, len(self.stages))
         steps, num_steps = as_sequence(x, self.num_steps, self.in_chans)
         if min(steps.shape[-2:]) < self.reduction:
@@ -86,10 +132,6 @@ class HierarchicalModel(nn.Module):
         chosen = [maps[index] for index in wanted]
         return chosen if intermediates_only else (self.last_neuron(x), chosen)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Last feature map, [T, B, D, H', W']."""
-        return self.forward_intermediates(x, [])[0]  # type: ignore[return-value]
-
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Any:
         """[T, B, D, H', W'] -> logits [B, num_classes]: mean over space and time, then linear.
 
@@ -100,14 +142,6 @@ class HierarchicalModel(nn.Module):
             return mean
         return self.head(mean.to(next(self.head.parameters()).dtype))
 
-    def forward(self, x: Tensor) -> Any:
-        return self.forward_head(self.forward_features(x))
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replaces the classifier by a new one; 0 classes leave the pooled features [B, D]."""
-        self.num_classes = num_classes
-        self.head = self._classifier(num_classes)
-
     def _classifier(self, num_classes: int) -> nn.Module:
         if not num_classes:
             return nn.Identity()
@@ -116,15 +150,6 @@ class HierarchicalModel(nn.Module):
         nn.init.trunc_normal_(head.weight, std=0.02)
         nn.init.zeros_(head.bias)
         return head
-
-    def get_classifier(self) -> nn.Module:
-        """The classifier, or an identity."""
-        return self.head
-
-    def features_only(self, indices: Sequence[int] | int | None = None, *, per_step: bool = False) -> FeatureList:
-        """This model as a backbone: a list of maps, the mean over time or `per_step` (see FeatureList)."""
-        self.reset_classifier(0)
-        return FeatureList(self, indices, per_step=per_step)
 
 
 def pooled(features: Tensor) -> Tensor:

@@ -9,9 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spimm.models import metaspikeformer_keys, qkformer_keys
+from spimm.models import metaspikeformer_keys, qkformer_keys, ttfs_keys
 from spimm.models.registry import create_model, model_card
 from spimm.models.weights import load_state, read_safetensors
+
+
+def _rows_of_head(tensors: Mapping[str, Tensor]) -> int | None:
+    return len(tensors["head.weight"]) if "head.weight" in tensors else None
 
 
 class OfficialFormat(NamedTuple):
@@ -21,11 +25,14 @@ class OfficialFormat(NamedTuple):
     """Our key -> the authors' keys, whose tensors are joined along the first dimension in that order."""
     legacy_warning: str | None = None
     """What `legacy=True` reproduces, if there is anything."""
+    num_classes: Callable[[Mapping[str, Tensor]], int | None] = _rows_of_head
+    """Of the checkpoint's classifier, if it has one."""
 
 
 FORMATS: dict[str, OfficialFormat] = {
     "qkformer": OfficialFormat(qkformer_keys.key_map, qkformer_keys.LEGACY_WARNING),
     "metaspikeformer": OfficialFormat(metaspikeformer_keys.key_map),
+    "ttfs": OfficialFormat(ttfs_keys.key_map, num_classes=ttfs_keys.num_classes),
 }
 
 
@@ -53,8 +60,8 @@ def load_official(
     where = "" if isinstance(state_dict_or_path, Mapping) else f" ({state_dict_or_path})"
     source = f"the checkpoint for {name}{where}"
     tensors = _strip(_read(state_dict_or_path), source)
-    if num_classes is None and "head.weight" in tensors:
-        num_classes = len(tensors["head.weight"])
+    if num_classes is None:
+        num_classes = official.num_classes(tensors)
     if legacy:
         if official.legacy_warning is None:
             raise ValueError(f"legacy is True; the published code of {family} has no fault to reproduce")

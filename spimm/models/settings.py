@@ -24,12 +24,27 @@ from spimm.surrogate import Surrogate, create_surrogate
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """Settings of every spiking model; a family adds its own and may change the defaults."""
+class ImageConfig:
+    """Settings of every model; a family adds its own and may change the defaults."""
 
     num_classes: int = 1000
     num_steps: int = 4
     in_chans: int = 3
+
+    def __post_init__(self) -> None:
+        self.check_at_least_one("num_steps", "in_chans")
+
+    def check_at_least_one(self, *labels: str) -> None:
+        """Raises ValueError, naming the setting, unless each of them is 1 or more."""
+        for label in labels:
+            if getattr(self, label) < 1:
+                raise ValueError(f"{label} is {getattr(self, label)}; wanted at least 1")
+
+
+@dataclass(frozen=True)
+class ModelConfig(ImageConfig):
+    """Settings of every model whose neurons run over time steps."""
+
     neuron: str = "lif"
     tau: float = 2.0
     """Time constant of LIF and PLIF (start value); not used by IF."""
@@ -41,15 +56,6 @@ class ModelConfig:
     """How convolutions keep their inputs for the backward pass: "full", or "packed" in 1 to 8 bits a value."""
     checkpoint: bool = False
     """Embeddings and blocks keep their inputs alone and compute the rest again in the backward pass."""
-
-    def __post_init__(self) -> None:
-        self.check_at_least_one("num_steps", "in_chans")
-
-    def check_at_least_one(self, *labels: str) -> None:
-        """Raises ValueError, naming the setting, unless each of them is 1 or more."""
-        for label in labels:
-            if getattr(self, label) < 1:
-                raise ValueError(f"{label} is {getattr(self, label)}; wanted at least 1")
 
     def check_stages(self, **least: int) -> None:
         """Raises ValueError unless each setting has as many entries as `widths`, none below the number given."""
@@ -191,7 +197,7 @@ class SPKConfig(ModelConfig):
             raise ValueError(f"{label} is {value!r}; wanted numbers with commas between them") from None
 
 
-ConfigT = TypeVar("ConfigT", bound=ModelConfig)
+ConfigT = TypeVar("ConfigT", bound=ImageConfig)
 
 
 def changed(config: ConfigT, family: str, options: dict[str, Any]) -> ConfigT:

@@ -3,5 +3,19 @@
 from spimm.neurons.base import BINARY, Neuron, SpikeOutput
 from spimm.neurons.lif import IF, LIF, NEURONS, PLIF, create_neuron
 from spimm.neurons.multi import MultiLIF
+from spimm.neurons.rel_psp import RelPSP, ReLU1, spike_times
 
-__all__ = ["BINARY", "IF", "LIF", "NEURONS", "PLIF", "MultiLIF", "Neuron", "SpikeOutput", "create_neuron"]
+__all__ = [
+    "BINARY",
+    "IF",
+    "LIF",
+    "NEURONS",
+    "PLIF",
+    "MultiLIF",
+    "Neuron",
+    "ReLU1",
+    "RelPSP",
+    "SpikeOutput",
+    "create_neuron",
+    "spike_times",
+]

@@ -13,8 +13,8 @@ from spimm.surrogate import Sigmoid, Surrogate
 class SpikeOutput(NamedTuple):
     """What a neuron, or a block that takes its place, declares about its output."""
 
-    kind: Literal["binary", "integer", "concatenated", "real"]
-    """0 and 1; 0..levels; 0 and 1 in `branches` times the channels; anything."""
+    kind: Literal["binary", "integer", "concatenated", "times", "real"]
+    """0 and 1; 0..levels; 0 and 1 in `branches` times the channels; two planes of spike times (RelPSP); anything."""
     levels: int = 1
     """Highest value, of spikes."""
     branches: int = 1

@@ -1,0 +1,168 @@
+// When neurons with linear potentials meet a threshold that falls to 0, and the exact gradients (Wei et al. 2023, Eqs. 7, 9,
+// 10; spimm/kernels/rel_psp/reference.py). Compiled once per instruction set. What fired is computed again in the backward
+// pass: nothing but the input is kept.
+#include "rel_psp.h"
+#include "neuron_steps.h"
+#include "vectors.h"
+
+#include <cmath>
+
+namespace spimm::SPIMM_ISA {
+
+struct Fired {
+    Vec activation;  // what is left of the window; NaN if the drive is
+    Mask fired, crosses;
+};
+
+static inline Fired fire(Vec z, Vec weights, const FiringWindow &window) {
+    const Vec end = fma(all(window.length), weights, z);
+    const Mask at_start = z >= window.length, below = window.closed ? end < 0.0f : end <= 0.0f;
+    const Mask crosses = ~at_start & ~below;
+    const Vec activation = crosses ? at_most(window.length, end / (crosses ? 1.0f + weights : all(1.0f))) : Vec{};
+    return {at_start ? all(window.length) : activation, at_start | crosses, crosses};
+}
+
+// da/dz and da/dW.
+struct Slopes { Vec of_z, of_weights; };
+
+template <bool clips> static inline Slopes slopes_of(const Fired &spike, Vec weights, const FiringWindow &window) {
+    const Mask inside = spike.crosses & (spike.activation > 0.0f) & (spike.activation < window.length);
+    const Vec rate = inside ? 1.0f / (inside ? 1.0f + weights : all(1.0f)) : Vec{};
+    if constexpr (!clips) return {rate, (window.length - spike.activation) * rate};
+    const Vec of_z = at_most(window.clip, rate);
+    return {of_z, at_most(window.clip, (2.0f * window.length - spike.activation) * rate) - window.length * of_z};
+}
+
+struct Squares {
+    int64_t height, width, rows, pixel, line, map;  // rows of pooled pixels; sizes in values
+
+    explicit Squares(const SpikeExtent &e)
+        : height(e.height / e.pool), width(e.width / e.pool), rows(e.images * height), pixel(e.channels),
+          line(e.width * e.channels), map(e.images * e.height * line) {}
+    // The first value of a pooled row's squares.
+    int64_t begin(int64_t row, const SpikeExtent &e) const {
+        return (row / height * e.height + row % height * e.pool) * line;
+    }
+};
+
+template <class S>
+static void forward_pooled(const S *drive, S *spikes, const FiringWindow &window, const SpikeExtent &e, int num_threads) {
+    const Squares squares(e);
+    const int64_t out_line = squares.width * e.channels, out_map = squares.rows * out_line;
+#pragma omp parallel for num_threads(num_threads) schedule(static)
+    for (int64_t row = 0; row < squares.rows; ++row)
+        for (int64_t column = 0; column < squares.width; ++column) {
+            const S *from = drive + squares.begin(row, e) + column * e.pool * squares.pixel;
+            S *to = spikes + row * out_line + column * squares.pixel;
+            for_each_register(e.channels, [&](int64_t c, auto count) {
+                Vec activation{};
+                Mask fired{};
+                for (int64_t y = 0; y < e.pool; ++y)
+                    for (int64_t x = 0; x < e.pool; ++x) {
+                        const S *at = from + y * squares.line + x * squares.pixel + c;
+                        const Fired spike = fire(load_vec(at, count), load_vec(at + squares.map, count), window);
+                        activation = spike.activation > activation || spike.activation != spike.activation ? spike.activation
+                                                                                                          : activation;
+                        fired |= spike.fired;
+                    }
+                store_vec(to + c, activation, count);
+                store_vec(to + out_map + c, fired ? all(1.0f) : Vec{}, count);
+            });
+        }
+}
+
+template <class S>
+static void forward_single(const S *drive, S *spikes, const FiringWindow &window, int64_t size, int num_threads) {
+    const int64_t blocks = (size + lanes - 1) / lanes;
+#pragma omp parallel for num_threads(num_threads) schedule(static)
+    for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t i = block * lanes;
+        const auto at = [&](auto count) {
+            const Fired spike = fire(load_vec(drive + i, count), load_vec(drive + size + i, count), window);
+            store_vec(spikes + i, spike.activation, count);
+            store_vec(spikes + size + i, spike.fired ? all(1.0f) : Vec{}, count);
+        };
+        i + lanes <= size ? at(Whole{}) : at(size - i);
+    }
+}
+
+template <class S, bool clips>
+static void backward_pooled(const S *drive, const S *grad, S *grad_drive, const FiringWindow &window, const SpikeExtent &e,
+                            int num_threads) {
+    const Squares squares(e);
+    const int64_t out_line = squares.width * e.channels;
+    if (e.height % e.pool != 0 || e.width % e.pool != 0) std::fill(grad_drive, grad_drive + 2 * squares.map, S{});
+#pragma omp parallel for num_threads(num_threads) schedule(static)
+    for (int64_t row = 0; row < squares.rows; ++row)
+        for (int64_t column = 0; column < squares.width; ++column) {
+            const int64_t begin = squares.begin(row, e) + column * e.pool * squares.pixel;
+            const S *from = grad + row * out_line + column * squares.pixel;
+            for_each_register(e.channels, [&](int64_t c, auto count) {
+                Vec highest = all(-1.0f);
+                for (int64_t i = 0; i < e.pool * e.pool; ++i) {
+                    const S *at = drive + begin + i / e.pool * squares.line + i % e.pool * squares.pixel + c;
+                    const Vec found = fire(load_vec(at, count), load_vec(at + squares.map, count), window).activation;
+                    highest = found > highest ? found : highest;
+                }
+                Mask open = ~Mask{};  // the first of the highest takes the gradient
+                const Vec g = load_vec(from + c, count);
+                for (int64_t i = 0; i < e.pool * e.pool; ++i) {
+                    const int64_t at = begin + i / e.pool * squares.line + i % e.pool * squares.pixel + c;
+                    const Vec weights = load_vec(drive + squares.map + at, count);
+                    const Fired spike = fire(load_vec(drive + at, count), weights, window);
+                    const Mask wins = open & (spike.activation == highest);
+                    open &= ~wins;
+                    const Slopes slopes = slopes_of<clips>(spike, weights, window);
+                    store_vec(grad_drive + at, wins ? g * slopes.of_z : Vec{}, count);
+                    store_vec(grad_drive + squares.map + at, wins ? g * slopes.of_weights : Vec{}, count);
+                }
+            });
+        }
+}
+
+template <class S, bool clips>
+static void backward_single(const S *drive, const S *grad, S *grad_drive, const FiringWindow &window, int64_t size,
+                            int num_threads) {
+    const int64_t blocks = (size + lanes - 1) / lanes;
+#pragma omp parallel for num_threads(num_threads) schedule(static)
+    for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t i = block * lanes;
+        const auto at = [&](auto count) {
+            const Vec weights = load_vec(drive + size + i, count), g = load_vec(grad + i, count);
+            const Slopes slopes = slopes_of<clips>(fire(load_vec(drive + i, count), weights, window), weights, window);
+            store_vec(grad_drive + i, g * slopes.of_z, count);
+            store_vec(grad_drive + size + i, g * slopes.of_weights, count);
+        };
+        i + lanes <= size ? at(Whole{}) : at(size - i);
+    }
+}
+
+static void forward(Storage storage, const void *drive, void *spikes, const FiringWindow &window, const SpikeExtent &e,
+                    int num_threads) {
+    with_storage(storage, [&](auto s) {
+        using S = decltype(s);
+        const S *from = static_cast<const S *>(drive);
+        S *to = static_cast<S *>(spikes);
+        e.pool == 1 ? forward_single(from, to, window, e.images * e.height * e.width * e.channels, num_threads)
+                    : forward_pooled(from, to, window, e, num_threads);
+    });
+}
+
+static void backward(Storage storage, const void *drive, const void *grad, void *grad_drive, const FiringWindow &window,
+                     const SpikeExtent &e, int num_threads) {
+    with_storage(storage, [&](auto s) {
+        using S = decltype(s);
+        const auto run = [&]<bool clips>() {
+            const S *x = static_cast<const S *>(drive), *g = static_cast<const S *>(grad);
+            S *to = static_cast<S *>(grad_drive);
+            e.pool == 1 ? backward_single<S, clips>(x, g, to, window, e.images * e.height * e.width * e.channels, num_threads)
+                        : backward_pooled<S, clips>(x, g, to, window, e, num_threads);
+        };
+        std::isinf(window.clip) ? run.template operator()<false>() : run.template operator()<true>();
+    });
+}
+
+extern const RelPSPKernels rel_psp_kernels;
+const RelPSPKernels rel_psp_kernels{forward, backward};
+
+}  // namespace spimm::SPIMM_ISA

@@ -1,0 +1,121 @@
+"""Both products of a layer as one, the planes laid one behind the other; backward, one input gradient and one of weights.
+
+Channels-last. A gradient is never computed for the plane that says which neurons fired.
+"""
+
+import torch
+from torch import Tensor
+
+from spimm.kernels import cpu
+from spimm.kernels.cpu import channels_last
+
+_library = torch.library.Library("spimm", "FRAGMENT")
+_library.define("psp_conv2d(Tensor spikes, Tensor weight, int padding) -> Tensor")
+_library.define(
+    "psp_conv2d_backward(Tensor grad, Tensor spikes, Tensor weight, int padding, bool needs_spikes, bool needs_weight) "
+    "-> (Tensor, Tensor)"
+)
+
+
+def unsupported(spikes: Tensor, *settings: object) -> str | None:
+    """As kernels.cpu.unsupported; tensors of another dtype are served by the reference."""
+    return cpu.unsupported(spikes)
+
+
+def psp_conv2d(spikes: Tensor, weight: Tensor, padding: int) -> Tensor:
+    """As reference.psp_conv2d."""
+    y: Tensor = torch.ops.spimm.psp_conv2d(channels_last(spikes), weight, padding)
+    return y
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, spikes: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(spikes, weight)
+        return spikes @ weight.T
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+        spikes, weight = ctx.saved_tensors
+        needs_spikes, needs_weight = ctx.needs_input_grad
+        grad_spikes = grad_weight = None
+        if needs_spikes:
+            grad_spikes = _of_first_plane(spikes)
+            torch.mm(grad[0], weight, out=grad_spikes[0])
+        if needs_weight:
+            grad_weight = grad.flatten(0, 1).T @ spikes.flatten(0, 1)
+        return grad_spikes, grad_weight
+
+
+def psp_linear(spikes: Tensor, weight: Tensor) -> Tensor:
+    """As reference.psp_linear."""
+    y: Tensor = _Linear.apply(spikes, weight)  # type: ignore[assignment]
+    return y
+
+
+def _of_first_plane(spikes: Tensor) -> Tensor:
+    """A gradient of the spikes: zeros for all planes but the first, which is still to be filled."""
+    grad = torch.empty_like(spikes)
+    grad[1:].zero_()
+    return grad
+
+
+def _empty_out(spikes: Tensor, weight: Tensor, padding: int) -> Tensor:
+    planes, images, _, height, width = spikes.shape
+    less = weight.shape[-1] - 1 - 2 * padding
+    return spikes.new_empty((planes, images, height - less, width - less, len(weight))).movedim(-1, 2)
+
+
+@torch.library.impl(_library, "psp_conv2d", "CPU")
+def _forward(spikes: Tensor, weight: Tensor, padding: int) -> Tensor:
+    joined = torch.conv2d(spikes.flatten(0, 1), weight, None, 1, padding)
+    return channels_last(joined, 1).unflatten(0, spikes.shape[:2])
+
+
+@torch.library.register_fake("spimm::psp_conv2d", lib=_library)
+def _forward_fake(spikes: Tensor, weight: Tensor, padding: int) -> Tensor:
+    return _empty_out(spikes, weight, padding)
+
+
+@torch.library.impl(_library, "psp_conv2d_backward", "CPU")
+def _backward(
+    grad: Tensor, spikes: Tensor, weight: Tensor, padding: int, needs_spikes: bool, needs_weight: bool
+) -> tuple[Tensor, Tensor]:
+    grad_spikes, grad_weight = spikes.new_empty(0), weight.new_empty(0)
+    if needs_spikes:
+        grad_spikes = _of_first_plane(spikes)
+        grad_spikes[0] = _dense(grad[0], spikes[0], weight, padding, [True, False, False])[0]
+    if needs_weight:
+        both = _dense(grad.flatten(0, 1), spikes.flatten(0, 1), weight, padding, [False, True, False])[1]
+        grad_weight = channels_last(both, 1)
+    return grad_spikes, grad_weight
+
+
+def _dense(grad: Tensor, x: Tensor, weight: Tensor, padding: int, wanted: list[bool]) -> tuple[Tensor, ...]:
+    found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], 1, wanted
+    )
+    return found
+
+
+@torch.library.register_fake("spimm::psp_conv2d_backward", lib=_library)
+def _backward_fake(
+    grad: Tensor, spikes: Tensor, weight: Tensor, padding: int, needs_spikes: bool, needs_weight: bool
+) -> tuple[Tensor, Tensor]:
+    grad_spikes = torch.empty_like(spikes) if needs_spikes else spikes.new_empty(0)
+    return grad_spikes, torch.empty_like(weight, memory_format=torch.channels_last) if needs_weight else weight.new_empty(0)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    spikes, weight, ctx.padding = inputs
+    ctx.save_for_backward(spikes, weight)
+
+
+def _autograd(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    spikes, weight = ctx.saved_tensors
+    needs = ctx.needs_input_grad[:2]
+    found = torch.ops.spimm.psp_conv2d_backward(channels_last(grad), spikes, weight, ctx.padding, *needs)
+    return *(gradient if needed else None for gradient, needed in zip(found, needs, strict=True)), None
+
+
+torch.library.register_autograd("spimm::psp_conv2d", _autograd, setup_context=_setup_context, lib=_library)

@@ -1,0 +1,76 @@
+"""Spike times through the compiled extension, channels-last. Kept for the backward pass: the drive alone."""
+
+import torch
+from torch import Tensor
+
+from spimm.kernels.cpu import STORAGE, channels_last, extension, num_threads
+
+_library = torch.library.Library("spimm", "FRAGMENT")
+_library.define("rel_psp(Tensor drive, float window, int pool, bool closed, float clip) -> Tensor")
+_library.define(
+    "rel_psp_backward(Tensor grad, Tensor drive, float window, int pool, bool closed, float clip) -> Tensor"
+)
+
+
+def rel_psp(drive: Tensor, window: float, pool: int, closed: bool, clip: float) -> Tensor:
+    """As reference.rel_psp."""
+    spikes: Tensor = torch.ops.spimm.rel_psp(_laid_out(drive, maps=drive.dim() == 5), window, pool, closed, clip)
+    return spikes
+
+
+def _laid_out(x: Tensor, *, maps: bool) -> Tensor:
+    """Maps channels-last, anything else contiguous."""
+    return channels_last(x, -3) if maps else x.contiguous()
+
+
+def _extent(drive: Tensor, pool: int) -> tuple[int, ...]:
+    if pool == 1:
+        return drive[0].numel(), 1, 1, 1, 1
+    _, images, channels, height, width = drive.shape
+    return images, height, width, channels, pool
+
+
+def _empty_spikes(drive: Tensor, pool: int) -> Tensor:
+    if pool == 1:
+        return torch.empty_like(drive)
+    planes, images, channels, height, width = drive.shape
+    return drive.new_empty(planes, images, height // pool, width // pool, channels).movedim(-1, 2)
+
+
+@torch.library.impl(_library, "rel_psp", "CPU")
+def _forward(drive: Tensor, window: float, pool: int, closed: bool, clip: float) -> Tensor:
+    spikes = _empty_spikes(drive, pool)
+    settings = STORAGE[drive.dtype], (window, clip, closed), _extent(drive, pool), num_threads()
+    extension().rel_psp_forward(*settings, drive.data_ptr(), spikes.data_ptr())
+    return spikes
+
+
+@torch.library.register_fake("spimm::rel_psp", lib=_library)
+def _forward_fake(drive: Tensor, window: float, pool: int, closed: bool, clip: float) -> Tensor:
+    return _empty_spikes(drive, pool)
+
+
+@torch.library.impl(_library, "rel_psp_backward", "CPU")
+def _backward(grad: Tensor, drive: Tensor, window: float, pool: int, closed: bool, clip: float) -> Tensor:
+    grad, grad_drive = _laid_out(grad, maps=drive.dim() == 5), torch.empty_like(drive)
+    settings = STORAGE[drive.dtype], (window, clip, closed), _extent(drive, pool), num_threads()
+    extension().rel_psp_backward(*settings, drive.data_ptr(), grad.data_ptr(), grad_drive.data_ptr())
+    return grad_drive
+
+
+@torch.library.register_fake("spimm::rel_psp_backward", lib=_library)
+def _backward_fake(grad: Tensor, drive: Tensor, window: float, pool: int, closed: bool, clip: float) -> Tensor:
+    return torch.empty_like(drive)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    drive, *ctx.settings = inputs
+    ctx.save_for_backward(drive)
+
+
+def _autograd(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (drive,) = ctx.saved_tensors
+    return torch.ops.spimm.rel_psp_backward(grad[0], drive, *ctx.settings), None, None, None, None
+
+
+torch.library.register_autograd("spimm::rel_psp", _autograd, setup_context=_setup_context, lib=_library)
