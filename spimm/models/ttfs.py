@@ -142,12 +142,12 @@ class TTFSNet(ImageModel):
                 units.append(self._conv(chans, width, pool, direct=i == j == 0 and config.code == "direct"))
                 chans = width
             if side < 1:
-                raise ValueError(f"image_size is {config.image_size}; stage {i} has no pixel left, wanted a larger image")
+                raise ValueError(
+                    f"image_size is {config.image_size}; stage {i} has no pixel left, wanted a larger image"
+                )
             reduction *= 2 if pools else 1
             self.stages.append(nn.Sequential(*units))
-            self.feature_info.append(
-                {"num_chs": chans, "reduction": reduction, "module": f"stages.{i}", "size": side}
-            )
+            self.feature_info.append({"num_chs": chans, "reduction": reduction, "module": f"stages.{i}", "size": side})
         features = chans * side**2
         self.hidden = nn.Sequential()
         for width in config.hidden_widths():
@@ -196,7 +196,9 @@ class TTFSNet(ImageModel):
         wanted, config = pick_stages(indices, len(self.stages)), self.config
         frames, _ = as_sequence(x, config.num_steps, config.in_chans)
         if tuple(frames.shape[-2:]) != (config.image_size,) * 2:
-            raise ValueError(f"input is {tuple(frames.shape[-2:])} pixels; the network takes {config.image_size} a side")
+            raise ValueError(
+                f"input is {tuple(frames.shape[-2:])} pixels; the network takes {config.image_size} a side"
+            )
         spikes = frames.flatten(0, 1)
         maps: dict[int, Tensor] = {}
         for index, stage in enumerate(self.stages):

@@ -20,6 +20,7 @@ from spimm.kernels.norm_lif import triton as norm_lif
 from spimm.kernels.norm_pool_lif import triton as norm_pool_lif
 from spimm.kernels.qk_mask import triton as qk_mask
 from spimm.kernels.qk_mask.cpu import OF_CHANNELS
+from spimm.kernels.rel_psp import triton as rel_psp
 
 TARGET = GPUTarget("cuda", 90, 32)
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float64: "*fp64", torch.uint8: "*u8"}
@@ -75,6 +76,10 @@ def launch_everything() -> None:
     multi_lif.multi_lif_backward(x, x, two, 2, False, False, *CODE)
     multi_lif.multi_lif(steps(17), two, 17, True, *CODE)
     multi_lif.multi_lif_backward(steps(17, 2 * CHANNELS), steps(1), two, 17, True, True, *CODE)
+
+    for pool, clip in ((1, 11.0), (2, float("inf"))):
+        rel_psp.rel_psp(x, 1.0, pool, True, clip)
+        rel_psp.rel_psp_backward(steps(2, size=8 // pool)[0], x, 1.0, pool, False, clip)
 
 
 if __name__ == "__main__":

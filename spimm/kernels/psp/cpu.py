@@ -1,13 +1,16 @@
 """Both products of a layer as one, the planes laid one behind the other; backward, one input gradient and one of weights.
 
-Channels-last. A gradient is never computed for the plane that says which neurons fired.
+Channels-last. A gradient is never computed for the plane that says which neurons fired. Error is carried back by the
+neurons that fired inside their window, and of each pooled square by one alone: where few are left, both gradients add up
+one row for each of them and skip the rest.
 """
 
 import torch
 from torch import Tensor
 
 from spimm.kernels import cpu
-from spimm.kernels.cpu import channels_last
+from spimm.kernels.cpu import STORAGE, channels_last, extension, num_threads
+from spimm.kernels.spike_conv.cpu import event_extent, sparse_enough
 
 _library = torch.library.Library("spimm", "FRAGMENT")
 _library.define("psp_conv2d(Tensor spikes, Tensor weight, int padding) -> Tensor")
@@ -82,13 +85,47 @@ def _backward(
     grad: Tensor, spikes: Tensor, weight: Tensor, padding: int, needs_spikes: bool, needs_weight: bool
 ) -> tuple[Tensor, Tensor]:
     grad_spikes, grad_weight = spikes.new_empty(0), weight.new_empty(0)
+    few = 2 * padding < weight.shape[-1] and sparse_enough(grad[0], weight, 1, weight.shape[-1] // 2)
+    if few:
+        grad = _as_large(grad, weight.shape[-1] // 2 - padding)
     if needs_spikes:
         grad_spikes = _of_first_plane(spikes)
-        grad_spikes[0] = _dense(grad[0], spikes[0], weight, padding, [True, False, False])[0]
+        if few:
+            _input_gradient(grad[0], weight, grad_spikes[0])
+        else:
+            grad_spikes[0] = _dense(grad[0], spikes[0], weight, padding, [True, False, False])[0]
     if needs_weight:
-        both = _dense(grad.flatten(0, 1), spikes.flatten(0, 1), weight, padding, [False, True, False])[1]
-        grad_weight = channels_last(both, 1)
+        grad, spikes = grad.flatten(0, 1), spikes.flatten(0, 1)
+        if few:
+            grad_weight = _weight_gradient(grad, spikes, weight)
+        else:
+            grad_weight = channels_last(_dense(grad, spikes, weight, padding, [False, True, False])[1], 1)
     return grad_spikes, grad_weight
+
+
+def _as_large(grad: Tensor, border: int) -> Tensor:
+    """The gradient with zeros around it, of the size of the layer's input: that of a convolution that keeps the size."""
+    if border == 0:
+        return grad
+    planes, images, channels, height, width = grad.shape
+    larger = grad.new_zeros(planes, images, height + 2 * border, width + 2 * border, channels).movedim(-1, 2)
+    larger[..., border : border + height, border : border + width] = grad
+    return larger
+
+
+def _input_gradient(grad: Tensor, weight: Tensor, to: Tensor) -> None:
+    """Fills `to`, [N, C, H, W]: the convolution of the events of grad, [N, C', H, W], with the kernels turned around."""
+    turned = channels_last(weight.transpose(0, 1).flip(-2, -1), 1)
+    addresses = grad.data_ptr(), turned.data_ptr(), 0, to.data_ptr()
+    extension().spike_conv_forward(STORAGE[grad.dtype], event_extent(grad, turned), num_threads(), *addresses)
+
+
+def _weight_gradient(grad: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
+    """That of a convolution in which inputs and gradients have changed places, turned around."""
+    swapped = weight.new_empty(weight.shape[1], *weight.shape[2:], weight.shape[0]).movedim(-1, 1)  # [C, C', k, k]
+    addresses = grad.data_ptr(), spikes.data_ptr(), swapped.data_ptr()
+    extension().spike_conv_grad_weight(STORAGE[grad.dtype], event_extent(grad, swapped), num_threads(), *addresses)
+    return channels_last(swapped.transpose(0, 1).flip(-2, -1), 1)
 
 
 def _dense(grad: Tensor, x: Tensor, weight: Tensor, padding: int, wanted: list[bool]) -> tuple[Tensor, ...]:
@@ -103,7 +140,9 @@ def _backward_fake(
     grad: Tensor, spikes: Tensor, weight: Tensor, padding: int, needs_spikes: bool, needs_weight: bool
 ) -> tuple[Tensor, Tensor]:
     grad_spikes = torch.empty_like(spikes) if needs_spikes else spikes.new_empty(0)
-    return grad_spikes, torch.empty_like(weight, memory_format=torch.channels_last) if needs_weight else weight.new_empty(0)
+    return grad_spikes, torch.empty_like(
+        weight, memory_format=torch.channels_last
+    ) if needs_weight else weight.new_empty(0)
 
 
 def _setup_context(ctx, inputs, output) -> None:

@@ -7,6 +7,8 @@ from torch import Tensor
 from spimm.kernels import dispatch
 from spimm.kernels.cpu import unsupported as cpu_unsupported
 from spimm.kernels.rel_psp import cpu, reference
+from spimm.kernels.triton import implement
+from spimm.kernels.triton import unsupported as triton_unsupported
 
 
 def rel_psp(
@@ -38,4 +40,6 @@ def rel_psp(
 
 
 dispatch.register("rel_psp", "cpu", cpu.rel_psp, cpu_unsupported)
+implement("rel_psp", "rel_psp", "rel_psp_backward")
+dispatch.register("rel_psp", "triton", cpu.rel_psp, triton_unsupported, device="cuda")
 dispatch.register("rel_psp", "reference", reference.rel_psp, lambda *_: None)

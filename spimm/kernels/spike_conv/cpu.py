@@ -59,7 +59,8 @@ def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
     return like.new_empty((n, h, w, c)).permute(0, 3, 1, 2)
 
 
-def _extent(x: Tensor, weight: Tensor) -> tuple[int, ...]:
+def event_extent(x: Tensor, weight: Tensor) -> tuple[int, ...]:
+    """Images, H, W, C, C', k as the extension takes them."""
     return len(x), *x.shape[-2:], x.shape[1], weight.shape[0], weight.shape[-1]
 
 
@@ -74,7 +75,7 @@ def _forward(
     weight, y = channels_last(weight, 1), _empty((len(x), len(weight), *x.shape[-2:]), x)
     bias = None if bias is None else bias.float()
     extension().spike_conv_forward(
-        STORAGE[x.dtype], _extent(x, weight), num_threads(), x.data_ptr(), weight.data_ptr(), cpu.address(bias),
+        STORAGE[x.dtype], event_extent(x, weight), num_threads(), x.data_ptr(), weight.data_ptr(), cpu.address(bias),
         y.data_ptr(),
     )  # fmt: skip
     return y, kept
@@ -122,7 +123,7 @@ def _forward_lif(
     weight, spikes = channels_last(weight, 1), _empty(shape, x)
     bias = None if bias is None else bias.float()
     extension().spike_conv_lif_forward(
-        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x[0], weight), num_steps, len(x) != num_steps,
+        STORAGE[x.dtype], (*coefficients.tolist(), *code), event_extent(x[0], weight), num_steps, len(x) != num_steps,
         num_threads(), x.data_ptr(), weight.data_ptr(), cpu.address(bias), cpu.address(added), spikes.data_ptr(),
     )  # fmt: skip
     return spikes.unflatten(0, (num_steps, x.shape[1]))
@@ -143,7 +144,7 @@ def _grad_weight(x: Tensor, grad: Tensor, weight: Tensor, stride: int, padding: 
         return channels_last(_torch_backward(x, grad, weight, stride, padding, wanted=1), 1)
     grad_weight = _empty(weight.shape, weight)
     extension().spike_conv_grad_weight(
-        STORAGE[x.dtype], _extent(x, weight), num_threads(), x.data_ptr(), grad.data_ptr(), grad_weight.data_ptr()
+        STORAGE[x.dtype], event_extent(x, weight), num_threads(), x.data_ptr(), grad.data_ptr(), grad_weight.data_ptr()
     )
     return grad_weight
 
