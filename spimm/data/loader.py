@@ -66,6 +66,8 @@ class Loader:
         if self.augment and self.augment.auto_augment and (self.split.frames or self.split.in_chans not in (1, 3)):
             seen = f"{self.split.in_chans} channels" + (f", {self.split.frames} frames" if self.split.frames else "")
             raise ValueError(f"auto_augment is for images of 1 or 3 channels, got {seen}")
+        if self.augment and self.augment.fill and self.split.frames is not None:
+            raise ValueError(f"fill is for images, got {self.augment.fill} for sequences of frames")
         if self.mix and self.augment is None:
             raise ValueError(f"mix is for training and wants an augment, got {self.mix} without")
         smallest = min((stop - start for start, stop in map(self._bounds, range(len(self))[-2:])), default=0)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,17 +17,20 @@ from torch.nn import functional as F
 # Patch area as a fraction of the image, and patch height / width: Zhong et al. 2020, Random Erasing, section 4.
 PATCH_AREA = (0.02, 1 / 3)
 PATCH_RATIO = (0.3, 3.3)
+Policy = Literal["imagenet", "cifar10"]
 
 
 @dataclass(frozen=True)
 class Augment:
     """What training images go through, drawn anew for each image.
 
-    pad: shift by up to `pad` pixels each way, black comes in at the border (= crop from a padded image).
+    pad: shift by up to `pad` pixels each way (= crop from a padded image).
     flip: mirror left-right with probability 1/2. rotate: turn by up to `rotate` degrees each way.
     shear: slant rows sideways by up to `shear` degrees each way, resampled once together with the turn.
-    auto_augment: AutoAugment's ImageNet policy (Cubuk et al. 2019), for uint8 images of one or three channels.
+    auto_augment: AutoAugment's policy of that name (Cubuk et al. 2019), for uint8 images of one or three channels.
+    fill: what comes in at the border where images are shifted, turned or slanted, 0 (black) to 255.
     erase: probability that a random rectangle is replaced by noise.
+    cutout: side in pixels of a square that is set to 0 once images are normalised; 0 is off.
     crop_scale: image files only, area range of their random resized crop; None means (0.08, 1).
     """
 
@@ -35,12 +39,21 @@ class Augment:
     erase: float = 0.0
     rotate: float = 0.0
     shear: float = 0.0
-    auto_augment: bool = False
+    auto_augment: Policy | None = None
     crop_scale: tuple[float, float] | None = None
+    cutout: int = 0
+    fill: int = 0
 
     def __post_init__(self) -> None:
-        if self.pad < 0:
-            raise ValueError(f"pad must be at least 0 pixels, got {self.pad}")
+        if isinstance(self.auto_augment, bool):  # from when there was one policy, on or off
+            object.__setattr__(self, "auto_augment", "imagenet" if self.auto_augment else None)
+        if self.auto_augment not in (None, *get_args(Policy)):
+            raise ValueError(f"auto_augment must be None, imagenet or cifar10, got {self.auto_augment!r}")
+        for name in ("pad", "cutout"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0 pixels, got {getattr(self, name)}")
+        if not 0 <= self.fill <= 255:
+            raise ValueError(f"fill must lie in [0, 255], got {self.fill}")
         if not 0 <= self.erase <= 1:
             raise ValueError(f"erase must be a probability in [0, 1], got {self.erase}")
         if not 0 <= self.rotate <= 180:
@@ -57,25 +70,30 @@ class Augment:
     def move(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Warped, shifted and flipped images, then AutoAugment, uint8 or float [B, C, H, W] -> same.
 
-        Black is 0: use before norm. ValueError for AutoAugment of images that are not uint8.
+        Pixels are 0 to 255: use before norm. ValueError for AutoAugment of images that are not uint8.
         """
         if self.rotate or self.shear:
-            images = warp(images, generator, rotate=self.rotate, shear=self.shear)
+            images = warp(images, generator, rotate=self.rotate, shear=self.shear, fill=self.fill)
         if self.pad:
-            images = shift(images, self.pad, generator)
+            images = shift(images, self.pad, generator, fill=self.fill)
         if self.flip:
             images = flip(images, generator)
-        return auto_augment(images, generator) if self.auto_augment else images
+        return auto_augment(images, generator, self.auto_augment, fill=self.fill) if self.auto_augment else images
 
     def hide(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Images with erased patches, uint8 or float [B, C, H, W] -> same. Float noise is N(0, 1): use after norm."""
-        return erase(images, self.erase, generator) if self.erase else images
+        """Images with erased patches, then with cutout, uint8 or float [B, C, H, W] -> same.
+
+        Float noise is N(0, 1) and cutout is 0: use after norm.
+        """
+        if self.erase:
+            images = erase(images, self.erase, generator)
+        return cutout(images, self.cutout, generator) if self.cutout else images
 
 
-def shift(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
-    """Images moved by whole pixels in [-pad, pad], rows and columns apart; zeros come in. [B, C, H, W] -> same."""
+def shift(images: Tensor, pad: int, generator: torch.Generator, *, fill: int = 0) -> Tensor:
+    """Images moved by whole pixels in [-pad, pad], rows and columns apart; `fill` comes in. [B, C, H, W] -> same."""
     batch, channels, height, width = images.shape
-    padded_BHWC = F.pad(images.permute(0, 2, 3, 1), (0, 0, pad, pad, pad, pad)).contiguous()
+    padded_BHWC = F.pad(images.permute(0, 2, 3, 1), (0, 0, pad, pad, pad, pad), value=fill).contiguous()
     padded_height, padded_width = height + 2 * pad, width + 2 * pad
     device = images.device
     top, left = torch.randint(2 * pad + 1, (2, batch, 1), generator=generator, device=device)
@@ -95,8 +113,10 @@ def flip(images: Tensor, generator: torch.Generator) -> Tensor:
     return images_BHWC.index_copy(0, chosen, mirrored).permute(0, 3, 1, 2)
 
 
-def warp(images: Tensor, generator: torch.Generator, *, rotate: float = 0.0, shear: float = 0.0) -> Tensor:
-    """Images slanted sideways, then turned, both about their centre: bilinear, zeros outside. [B, C, H, W] -> same.
+def warp(
+    images: Tensor, generator: torch.Generator, *, rotate: float = 0.0, shear: float = 0.0, fill: int = 0
+) -> Tensor:
+    """Images slanted sideways, then turned, both about their centre: bilinear, `fill` outside. [B, C, H, W] -> same.
 
     rotate, shear: angles are drawn from [-rotate, rotate] and [-shear, shear], degrees.
     """
@@ -107,7 +127,10 @@ def warp(images: Tensor, generator: torch.Generator, *, rotate: float = 0.0, she
     across = [cos + tan * sin, (tan * cos - sin) * height / width, zero]
     theta = torch.stack([*across, sin * width / height, cos, zero], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    warped = F.grid_sample(images.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    above_fill = images.to(grid.dtype) - fill if fill else images.to(grid.dtype)
+    warped = F.grid_sample(above_fill, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    if fill:
+        warped = warped.add_(fill)
     if not images.is_floating_point():
         warped = warped.round_().clamp_(0, 255)
     return warped.to(images.dtype).contiguous(memory_format=torch.channels_last)
@@ -121,15 +144,17 @@ def _angles(limit: float, images: Tensor, generator: torch.Generator) -> Tensor:
     return (2 * draw - 1) * math.radians(limit)
 
 
-def auto_augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """AutoAugment's ImageNet policy, bilinear, zeros outside. uint8 [B, 1 or 3, H, W] -> same."""
+def auto_augment(images: Tensor, generator: torch.Generator, policy: Policy, *, fill: int = 0) -> Tensor:
+    """AutoAugment by that policy, bilinear, `fill` outside. uint8 [B, 1 or 3, H, W] -> same."""
     from torchvision.transforms import v2
 
     if images.dtype != torch.uint8:
         raise ValueError(f"auto_augment wants uint8 images, got {images.dtype}")
-    policy = v2.AutoAugment(interpolation=v2.InterpolationMode.BILINEAR)
+    # Where torchvision is given a fill it weighs border pixels twice; black comes in without.
+    settings = {"interpolation": v2.InterpolationMode.BILINEAR, "fill": fill or None}
+    change = v2.AutoAugment(v2.AutoAugmentPolicy(policy), **settings)
     with seeded(int(torch.randint(2**31, (), generator=generator, device=images.device))):
-        changed = torch.stack([policy(image) for image in images])
+        changed = torch.stack([change(image) for image in images])
     return changed.contiguous(memory_format=torch.channels_last)
 
 
@@ -164,6 +189,22 @@ def erase(images: Tensor, probability: float, generator: torch.Generator) -> Ten
     else:
         noise = torch.randint(256, kept.shape, generator=generator, device=device, dtype=images.dtype)
     return images_BHWC.index_copy(0, selected, torch.where(mask, noise, kept)).permute(0, 3, 1, 2)
+
+
+def cutout(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Images with one square of `side` pixels set to 0, cut off at the border. [B, C, H, W] -> same.
+
+    Its centre is any pixel of the image, each as likely as the others (DeVries & Taylor 2017).
+    """
+    device, (height, width) = images.device, images.shape[-2:]
+    inside = []
+    for size in (height, width):
+        centre = torch.randint(size, (len(images), 1), generator=generator, device=device)
+        first, pixel = centre - side // 2, torch.arange(size, device=device)
+        inside.append((pixel >= first) & (pixel < first + side))
+    rows, columns = inside
+    square_BHW1 = (rows[:, :, None] & columns[:, None, :])[..., None]
+    return images.permute(0, 2, 3, 1).masked_fill(square_BHW1, 0).permute(0, 3, 1, 2)
 
 
 def _span(length: Tensor, position: Tensor, size: int) -> Tensor:

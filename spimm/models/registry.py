@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from spimm.models.settings import ModelConfig, changed
+from spimm.models.settings import ImageConfig, changed
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,19 @@ class ModelCard:
     events: bool = False
     """Takes sequences of event frames [B, T, C, H, W]."""
     note: str = ""
+    unit_input: bool = False
+    """Takes pixels in [0, 1], not standardised ones."""
 
 
 class Variant(NamedTuple):
-    """One name of a family: its configuration, parameters, side of its images in pixels, recipe, note."""
+    """One name of a family: its configuration, parameters, side of its images in pixels, recipe, note, unit_input."""
 
-    config: ModelConfig
+    config: ImageConfig
     params: int
     size: int
     recipe: str | None
     note: str
+    unit_input: bool = False
 
 
 Builder = Callable[..., nn.Module]
@@ -60,7 +63,7 @@ def register_variants(
 ) -> None:
     """Registers each name: `create_model(name, **options)` builds `model` from its configuration with the options."""
 
-    def build(config: ModelConfig, **options: Any) -> nn.Module:
+    def build(config: ImageConfig, **options: Any) -> nn.Module:
         return model(changed(config, model.__name__, options))
 
     for name, variant in variants.items():
@@ -76,6 +79,7 @@ def register_variants(
             recipe=variant.recipe,
             events=config.in_chans == 2,
             note=variant.note,
+            unit_input=variant.unit_input,
         )
         register_model(card, partial(build, config))
 
@@ -93,9 +97,14 @@ def model_card(name: str) -> ModelCard:
     return _find(name)[0]
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Sorted names that match a shell-style pattern, e.g. `qkformer*`."""
-    return sorted(name for name in _models if fnmatch.fnmatchcase(name, pattern))
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Sorted names that match a shell-style pattern, e.g. `qkformer*`; with `pretrained` those whose weights ship."""
+    names = sorted(name for name in _models if fnmatch.fnmatchcase(name, pattern))
+    if not pretrained:
+        return names
+    from spimm.models.pretrained import shipped
+
+    return [name for name in names if name in shipped()]
 
 
 def create_model(
@@ -104,26 +113,36 @@ def create_model(
     num_classes: int | None = None,
     num_steps: int | None = None,
     in_chans: int | None = None,
+    pretrained: bool = False,
     weights: str | Path | None = None,
     features_only: bool = False,
     out_indices: Sequence[int] | int | None = None,
     per_step: bool = False,
     **options: Any,
 ) -> nn.Module:
-    """The model of that name, with random weights or those of a safetensors file `weights`.
+    """The model of that name, with random weights, those that ship with spimm (`pretrained`), or those of a safetensors
+    file `weights`.
 
-    num_classes 0 leaves out the classifier; None takes the card's values. `options` are the family's own (for QKFormer
-    the fields of QKFormerConfig). `features_only` gives the feature maps of the stages instead of logits: those of
-    `out_indices` (all, the last n, or by number), the mean over time or `per_step`.
+    num_classes 0 leaves out the classifier; None takes the card's values, and shipped weights fit no others. `options`
+    are the family's own (for QKFormer the fields of QKFormerConfig). `features_only` gives the feature maps of the
+    stages instead of logits: those of `out_indices` (all, the last n, or by number), the mean over time or `per_step`.
     Raises ValueError for unknown names, options and values, naming what is known.
     """
-    _, build = _find(name)
+    card, build = _find(name)
+    if pretrained and weights is not None:
+        raise ValueError(f"weights is {str(weights)!r} and pretrained is True; wanted one of the two")
     least = {"num_classes": 0, "num_steps": 1, "in_chans": 1}
     chosen = {"num_classes": num_classes, "num_steps": num_steps, "in_chans": in_chans}
     for label, value in chosen.items():
         if value is not None and value < least[label]:
             raise ValueError(f"{label} is {value}; wanted at least {least[label]}")
-    model = build(**{key: value for key, value in chosen.items() if value is not None}, **options)
+    sizes = {key: value for key, value in chosen.items() if value is not None}
+    if pretrained:
+        from spimm.models.pretrained import build_pretrained
+
+        model = build_pretrained(card, build, sizes, options)
+    else:
+        model = build(**sizes, **options)
     if weights is not None:
         from spimm.models.weights import load_weights
 

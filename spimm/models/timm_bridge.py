@@ -14,7 +14,8 @@ def register_with_timm() -> list[str]:
     """Makes every registered model a timm entrypoint of the same name. Returns the names; may be called again.
 
     Raises ValueError if timm has another model of that name. Keyword arguments are those of `spimm.create_model`, and
-    timm's `out_indices` with `features_only`. No weights are published: `pretrained=True` raises ValueError.
+    timm's `out_indices` with `features_only`. `pretrained=True` takes the weights that ship with spimm; ValueError for
+    a model without any and for a tag behind the name (`name.tag`).
     """
     import timm.models
 
@@ -40,18 +41,15 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
         out_indices: Any = None,
         **options: Any,
     ) -> nn.Module:
-        if pretrained or isinstance(pretrained_cfg, str):
-            raise ValueError(
-                f"no pretrained weights are published for {name!r}; build it without them and fill it with "
-                "spimm.load_weights, or read its authors' checkpoint with spimm.load_official"
-            )
+        if isinstance(pretrained_cfg, str):
+            raise ValueError(f"{name!r} has no weights called {pretrained_cfg!r}; those that ship have no tag")
         for cfg in (pretrained_cfg_overlay, pretrained_cfg):
             options = {**_shape_options(cfg), **options}
         if out_indices is None:
-            return create_model(name, **options)
+            return create_model(name, pretrained=pretrained, **options)
         if not options.pop("features_only", False):
             raise ValueError(f"out_indices is {out_indices}; it needs features_only=True")
-        return create_model(name, features_only=True, out_indices=out_indices, **options)
+        return create_model(name, pretrained=pretrained, features_only=True, out_indices=out_indices, **options)
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__doc__ = f"spimm.create_model({name!r}) for timm."

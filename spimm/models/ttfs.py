@@ -1,8 +1,8 @@
 """DTA-TTFS: networks in which a neuron fires at most once. Wei et al., ICCV 2023.
 
-Layer l may fire in a window of its own, [l, l + 1] in units of T_w; times are relative to it. P planes: 2 of spikes, what
-is left of the window when a neuron fires and whether it does; 1 in the ReLU1 twin, the activation. T time (frames, each
-on its own), B batch, C channels, H W space, D width.
+Layer l may fire in a window of its own, [l, l + 1] in units of T_w; times are relative to it. P planes: 2 of spikes,
+what is left of the window when a neuron fires and whether it does; 1 in the ReLU1 twin, the activation. T time (frames,
+each on its own), B batch, C channels, H W space, D width.
 """
 
 import math
@@ -59,7 +59,7 @@ class TTFSConfig(ImageConfig):
     closed: bool = True
     """A potential of exactly 0 where the window ends is a spike, as all neurons without any input have it."""
     clip: float = math.inf
-    """Largest derivative of a spike time by the sum of weights and by that of weighted times; the authors' 1e5 or 11."""
+    """Largest derivative of a spike time by the sum of weights or of weighted times; the authors have 1e5, or 11."""
     readout: ReadOut = "start"
     """The logits: the potential where the output window starts, where it ends, or minus the spike time."""
     init_gain: float = 1.0
@@ -223,18 +223,31 @@ class TTFSNet(ImageModel):
         return self.readout(self.head(spikes)).unflatten(0, frames).mean(0)
 
 
+def _twin(recipe: str | None) -> str | None:
+    return None if recipe == "ttfs_mnist" else f"{recipe}_ann"
+
+
 _VGG11 = TTFSConfig()
 _VGG16 = replace(_VGG11, convs="64,64,M,128,128,M,256,256,256,M,512,512,512,M,512,512,512,M")
 _MNIST = TTFSConfig(
-    in_chans=1, image_size=28, convs="16,M,32,M", kernel_size=5, padding=0, hidden="800,128", code="pixels"
+    in_chans=1,
+    image_size=28,
+    convs="16,M,32,M",
+    kernel_size=5,
+    padding=0,
+    hidden="800,128",
+    code="pixels",
+    closed=False,  # else every neuron over black pixels alone fires as its window closes
 )
 VARIANTS = {
-    "ttfs_mnist_cnn": Variant(_MNIST, 526_480, 28, "ttfs_mnist", "MNIST 99.4 % in the paper"),
-    "ttfs_vgg11": Variant(_VGG11, 28_133_056, 32, None, "CIFAR-10 91.17 % in the paper"),
-    "ttfs_vgg16": Variant(_VGG16, 33_625_792, 32, None, "CIFAR-10 93.05 % in the paper"),
+    "ttfs_mnist_cnn": Variant(_MNIST, 526_480, 28, "ttfs_mnist", "MNIST 99.4 % in the paper", unit_input=True),
+    "ttfs_vgg11": Variant(_VGG11, 28_133_056, 32, "ttfs_vgg11_cifar10", "CIFAR-10 91.17 % in the paper"),
+    "ttfs_vgg16": Variant(_VGG16, 33_625_792, 32, "ttfs_vgg16_cifar10", "CIFAR-10 93.05 % in the paper"),
 }
 VARIANTS |= {
-    f"{name}_ann": variant._replace(config=replace(variant.config, neuron="relu1"), recipe=None, note="its ReLU1 twin")
+    f"{name}_ann": variant._replace(
+        config=replace(variant.config, neuron="relu1"), recipe=_twin(variant.recipe), note="its ReLU1 twin"
+    )
     for name, variant in VARIANTS.items()
 }
 

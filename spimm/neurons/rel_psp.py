@@ -1,4 +1,4 @@
-"""Neurons that fire once: spike times under the dynamic firing threshold, and the ReLU1 that ordinary networks have there.
+"""Neurons that fire once, at times of their own, and the ReLU1 that ordinary networks have in their place.
 
 Spikes are two planes, [2, ...]: what is left of the window of length T_w when a neuron fires, T_w - t, and whether it
 fires at all. Ordinary activations are one plane, [1, ...].

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from spimm.data import Augment
+from spimm.layers import BITS, Per
 from spimm.tasks.distill import Target
 
 OptionValue = bool | int | float | str
@@ -41,15 +42,21 @@ class Recipe:
     augment: Augment = field(default_factory=Augment)
     """augmentation of the training images"""
     epochs: int = 10
-    """epochs of warm-up and cosine together"""
+    """epochs of warm-up and schedule together"""
     cooldown_epochs: int = 0
     """epochs at min_lr after the cosine"""
     batch_size: int = 64
     """images a step; the last, incomplete batch of a training epoch is left out"""
-    optimizer: Literal["adamw", "lamb"] = "adamw"
-    """optimiser; LAMB's trust ratio is at most 1"""
+    optimizer: Literal["adamw", "adam", "lamb", "sgd"] = "adamw"
+    """optimiser; LAMB's trust ratio is at most 1, SGD is without Nesterov's step"""
     lr: float = 1e-3
     """highest learning rate"""
+    schedule: Literal["cosine", "milestones"] = "cosine"
+    """how the learning rate falls after the warm-up: along a cosine, or by a factor at each milestone"""
+    milestones: tuple[int, ...] = ()
+    """epochs, counted from 0 and with those of the warm-up, from which on the learning rate is lower"""
+    milestone_factor: float = 0.1
+    """what the learning rate is multiplied by at each milestone"""
     min_lr: float = 1e-5
     """learning rate at the end of the cosine"""
     warmup_epochs: int = 0
@@ -57,9 +64,13 @@ class Recipe:
     warmup_lr: float = 1e-5
     """learning rate at the first step of the warm-up"""
     weight_decay: float = 0.05
-    """decay of matrices and kernels; biases, norms and neuron parameters have none"""
+    """decay of matrices and kernels; biases, norms and neuron parameters have none; adam and sgd add it to gradients"""
     betas: tuple[float, float] = (0.9, 0.999)
-    """decay of the optimiser's running moments"""
+    """decay of the running moments of adamw, adam and lamb"""
+    momentum: float = 0.9
+    """momentum of sgd"""
+    mean_share: float = 1.0
+    """share that is kept of what a step adds to all weights of a neuron alike; less of it keeps neurons from dying"""
     label_smoothing: float = 0.0
     """share of the target spread over all classes"""
     mixup: float = 0.0
@@ -82,6 +93,10 @@ class Recipe:
     """largest gradient norm; 0 is off"""
     precision: Literal["fp32", "bf16"] = "fp32"
     """compute type under autocast; weights and sums stay fp32"""
+    weight_bits: int | None = None
+    """bits of the weights of convolutions and linear layers, 2 to 8, straight-through in training; None is off"""
+    weight_bits_per: Per = "layer"
+    """what shares a scale of quantised weights: a layer, or each of its output channels"""
     ema_decay: float = 0.0
     """decay of the average of the weights, warmed up from 0; 0 is off"""
     seed: int = 0
@@ -101,7 +116,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model_options", dict(self.model_options))
-        object.__setattr__(self, "betas", tuple(self.betas))
+        for name in ("betas", "milestones"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("model", "data", "name", "device"):
             _require(bool(getattr(self, name)), name, getattr(self, name), "a text that is not empty")
         for name in ("epochs", "batch_size", "eval_every", "log_every"):
@@ -111,12 +127,12 @@ class Recipe:
         for name in ("weight_decay", "clip_norm", "min_lr", "warmup_lr", "mixup", "cutmix"):
             value = getattr(self, name)
             _require(0.0 <= value < math.inf, name, value, "0 or more and finite")
-        for name in ("label_smoothing", "ema_decay"):
+        for name in ("label_smoothing", "ema_decay", "momentum"):
             _require(0.0 <= getattr(self, name) < 1.0, name, getattr(self, name), "in [0, 1)")
+        _require(0.0 <= self.mean_share <= 1.0, "mean_share", self.mean_share, "in [0, 1]")
         _require(len(self.betas) == 2, "betas", self.betas, "two numbers")
         _require(all(0.0 <= beta < 1.0 for beta in self.betas), "betas", self.betas, "in [0, 1)")
         _require(0.0 < self.lr < math.inf, "lr", self.lr, "more than 0 and finite")
-        _require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr={self.lr}")
         _require(self.warmup_lr <= self.lr, "warmup_lr", self.warmup_lr, f"at most lr={self.lr}")
         fits = self.warmup_epochs <= self.epochs
         _require(fits, "warmup_epochs", self.warmup_epochs, f"at most epochs={self.epochs}")
@@ -129,9 +145,28 @@ class Recipe:
         steps = self.model_options.get("num_steps", self.frames)
         _require(self.frames in (None, steps), "frames", self.frames, f"the model_options.num_steps={steps}")
         _require(self.mix_epochs is None or self.mix_epochs >= 1, "mix_epochs", self.mix_epochs, "None or at least 1")
-        _require(self.optimizer in ("adamw", "lamb"), "optimizer", self.optimizer, "adamw or lamb")
+        kinds = ("adamw", "adam", "lamb", "sgd")
+        _require(self.optimizer in kinds, "optimizer", self.optimizer, "adamw, adam, lamb or sgd")
+        self._check_schedule()
         self._check_teaching()
         _require(self.precision in ("fp32", "bf16"), "precision", self.precision, "fp32 or bf16")
+        few = self.weight_bits is None or self.weight_bits in BITS
+        _require(few, "weight_bits", self.weight_bits, f"None or {BITS.start} to {BITS.stop - 1}")
+        known = self.weight_bits_per in ("layer", "channel")
+        _require(known, "weight_bits_per", self.weight_bits_per, "layer or channel")
+
+    def _check_schedule(self) -> None:
+        _require(self.schedule in ("cosine", "milestones"), "schedule", self.schedule, "cosine or milestones")
+        _require(0.0 < self.milestone_factor < 1.0, "milestone_factor", self.milestone_factor, "in (0, 1)")
+        if self.schedule == "cosine":
+            _require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr={self.lr}")
+            _require(not self.milestones, "milestones", self.milestones, "empty with schedule=cosine")
+            return
+        first = max(1, self.warmup_epochs)
+        rising = sorted({epoch for epoch in self.milestones if epoch >= first})
+        fits = bool(rising) and list(self.milestones) == rising
+        _require(fits, "milestones", self.milestones, f"rising epochs from {first} on with schedule=milestones")
+        _require(self.cooldown_epochs == 0, "cooldown_epochs", self.cooldown_epochs, "0 with schedule=milestones")
 
     def _check_teaching(self) -> None:
         for name in ("init_from", "teacher", "teacher_weights"):
@@ -151,7 +186,7 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON values; `from_json` gives an equal recipe back."""
         values = asdict(self)
-        values["betas"] = list(self.betas)
+        values |= {"betas": list(self.betas), "milestones": list(self.milestones)}
         return values
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
+from spimm.layers import quantised
 from spimm.models.weights import load_state
 from spimm.tasks import Classify
 from spimm.train.checkpoint import Checkpoint, find_checkpoint, read_checkpoint, write_checkpoint
@@ -138,10 +140,11 @@ class Trainer:
             group["lr"] = rate
         self._task.check_labels(labels)
         images, labels = (tensor.to(self.device, non_blocking=True) for tensor in (images, labels))
-        with compute_in(self.recipe.precision, self.device):
-            loss = self._task(self.model, images, labels)["loss"]
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with self._quantised(self.model):
+            with compute_in(self.recipe.precision, self.device):
+                loss = self._task(self.model, images, labels)["loss"]
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
         value, norm = torch.stack([loss.detach(), self._clip_gradients()]).tolist()
         if not (math.isfinite(value) and math.isfinite(norm)):
             raise NonFiniteLoss(self._describe_failure(value, norm, rate))
@@ -152,6 +155,10 @@ class Trainer:
         if self.ema is not None:
             self.ema.update(self.model, step=self.step)
         self._log.step(step=self.step, images=len(labels), epoch=self._epoch + 1, loss=value, lr=rate, grad_norm=norm)
+
+    def _quantised(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Within it `model` computes with weights of the recipe's bits."""
+        return quantised(model, self.recipe.weight_bits, self.recipe.weight_bits_per)
 
     def _clip_gradients(self) -> Tensor:
         """The norm of all gradients before they are clipped."""
@@ -182,9 +189,11 @@ class Trainer:
 
     def _evaluate(self) -> dict[str, float]:
         settings: dict[str, Any] = {"precision": self.recipe.precision, "device": self.device}
-        metrics = evaluate(self.model, self._test_loader, self._task, **settings)
+        with self._quantised(self.model):
+            metrics = evaluate(self.model, self._test_loader, self._task, **settings)
         if self.ema is not None:
-            averaged = evaluate(self.ema.module, self._test_loader, self._task, **settings)
+            with self._quantised(self.ema.module):
+                averaged = evaluate(self.ema.module, self._test_loader, self._task, **settings)
             metrics |= {f"ema_{name}": averaged[name] for name in ("loss", "top1", "top5")}
         return metrics
 

@@ -18,8 +18,8 @@ def apply_overrides(recipe: Recipe, tokens: Sequence[str]) -> Recipe:
     """`recipe` with the settings in `tokens`: `lr=1e-3`, `--lr 1e-3`, `--lr=1e-3`, `model_options.neuron=plif`.
 
     `-` and `_` mean the same in a key. A model option is read as bool, int, float or else text. A setting with several
-    values takes them apart by commas (`betas=0.9,0.99`). ValueError for an unknown key, which names the nearest ones,
-    and for a value of the wrong type.
+    values takes them apart by commas (`betas=0.9,0.99`; `milestones=` is none of them). ValueError for an unknown key,
+    which names the nearest ones, and for a value of the wrong type.
     """
     changes: dict[str, Any] = {}
     nested: dict[str, dict[str, Any]] = {}
@@ -80,7 +80,7 @@ def _option_keys(recipe: Recipe) -> list[str]:
 def _parse(key: str, text: str, kind: Any) -> Any:
     if kind is str:
         return text
-    words = text.split(",") if "tuple" in str(kind) else [text]
+    words = [text] if "tuple" not in str(kind) else text.split(",") if text else []
     spelled = {"true": "True", "false": "False", "none": "None"}
     try:
         with redirect_stderr(io.StringIO()):

@@ -11,7 +11,8 @@ from torch import nn
 
 from spimm.data import ImageData, Loader, Mix, load_data
 from spimm.files import write_text
-from spimm.models import create_model
+from spimm.layers import set_quantised
+from spimm.models import create_model, list_models, model_card
 from spimm.tasks import Classify, Distill
 from spimm.train.checkpoint import find_checkpoint, load_weights, run_checkpoint
 from spimm.train.config import OptionValue, Recipe
@@ -69,7 +70,7 @@ def train(
     if folder is not None:
         trainer.restore(folder)
     write_text(out / RECIPE_FILE, json.dumps(recipe.to_json(), indent=2) + "\n")
-    write_text(out / DATA_FILE, json.dumps(_data_facts(data), indent=2) + "\n")
+    write_text(out / DATA_FILE, json.dumps(_data_facts(recipe, data), indent=2) + "\n")
     return trainer.fit()
 
 
@@ -78,9 +79,9 @@ def load_run(
 ) -> tuple[Recipe, nn.Module]:
     """Recipe and trained model, in eval mode, of the run that `train` wrote into `folder`; needs no data.
 
-    which: best or last, the checkpoint whose weights are loaded (averaged ones if the run has them). model_options:
-    changes to the recipe's; num_steps also changes the frames of an event run. FileNotFoundError for a folder without
-    a run or without that checkpoint.
+    which: best or last, the checkpoint whose weights are loaded (averaged ones if the run has them), quantised where
+    the recipe says so (`load_weights` gives those behind them). model_options: changes to the recipe's; num_steps also
+    changes the frames of an event run. FileNotFoundError for a folder without a run or without that checkpoint.
     """
     run = Path(folder)
     for name in (RECIPE_FILE, DATA_FILE):
@@ -94,6 +95,8 @@ def load_run(
     facts = json.loads((run / DATA_FILE).read_text(encoding="utf-8"))
     model = _create(recipe, num_classes=facts["num_classes"], in_chans=facts["in_chans"])
     load_weights(model, checkpoint)
+    if recipe.weight_bits is not None:
+        set_quantised(model, recipe.weight_bits, recipe.weight_bits_per)
     return recipe, model.eval()
 
 
@@ -123,19 +126,20 @@ def build_task(recipe: Recipe, data: ImageData) -> Classify:
     return Classify(data.num_classes, label_smoothing=recipe.label_smoothing, distill=distill)
 
 
-def build_model(recipe: Recipe, data: ImageData) -> nn.Module:
-    """The model the recipe names, for the classes and channels of `data`."""
-    return _create(recipe, num_classes=data.num_classes, in_chans=data.in_chans)
+def build_model(recipe: Recipe, data: ImageData, *, pretrained: bool = False) -> nn.Module:
+    """The model the recipe names, for the classes and channels of `data`; `pretrained`: as for `create_model`."""
+    return _create(recipe, num_classes=data.num_classes, in_chans=data.in_chans, pretrained=pretrained)
 
 
 def build_loader(recipe: Recipe, data: ImageData, *, train: bool) -> Loader:
     """Shuffled, augmented and mixed whole batches of the training split; or the test split in order, to its end."""
     mixed = train and (recipe.mixup or recipe.cutmix)
+    mean, std = normalization(recipe, data)
     return Loader(
         data.train if train else data.test,
         recipe.batch_size,
-        mean=data.mean,
-        std=data.std,
+        mean=mean,
+        std=std,
         augment=recipe.augment if train else None,
         mix=Mix(data.num_classes, recipe.mixup, recipe.cutmix, recipe.mix_epochs) if mixed else None,
         shuffle=train,
@@ -145,14 +149,24 @@ def build_loader(recipe: Recipe, data: ImageData, *, train: bool) -> Loader:
     )
 
 
-def _create(recipe: Recipe, *, num_classes: int, in_chans: int) -> nn.Module:
+def normalization(recipe: Recipe, data: ImageData) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std, on the 0..1 scale, that images lose on their way to the model: those of `data`, or 0 and 1 for a
+    model whose card says `unit_input`. A model that is not registered has no card and gets those of `data`.
+    """
+    if recipe.model in list_models() and model_card(recipe.model).unit_input:
+        return (0.0,) * data.in_chans, (1.0,) * data.in_chans
+    return data.mean, data.std
+
+
+def _create(recipe: Recipe, *, num_classes: int, in_chans: int, pretrained: bool = False) -> nn.Module:
     steps = {} if recipe.frames is None else {"num_steps": recipe.frames}
     options: dict[str, Any] = {**steps, **recipe.model_options}
-    return create_model(recipe.model, num_classes=num_classes, in_chans=in_chans, **options)
+    return create_model(recipe.model, num_classes=num_classes, in_chans=in_chans, pretrained=pretrained, **options)
 
 
-def _data_facts(data: ImageData) -> dict[str, Any]:
+def _data_facts(recipe: Recipe, data: ImageData) -> dict[str, Any]:
     """What a model's user has to know of the data it was trained on."""
+    mean, std = normalization(recipe, data)
     return {
         "name": data.name,
         "num_classes": data.num_classes,
@@ -160,8 +174,8 @@ def _data_facts(data: ImageData) -> dict[str, Any]:
         "in_chans": data.in_chans,
         "image_size": list(data.image_size),
         "frames": data.frames,
-        "mean": list(data.mean),
-        "std": list(data.std),
+        "mean": list(mean),
+        "std": list(std),
         "note": data.note,
     }
 

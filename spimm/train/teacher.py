@@ -9,7 +9,7 @@ from spimm.models import load_weights
 def build_teacher(name: str, weights: str | None, *, num_classes: int, in_chans: int) -> nn.Module:
     """The timm model `name` with the weights of a .safetensors file in timm's format, or timm's pretrained ones (None).
 
-    In training it sees the student's batches, which the data set's own statistics normalise. ValueError for an unknown
+    In training it sees the student's batches, normalised as the student wants them. ValueError for an unknown
     name, for weights that do not fit and for a teacher of other classes; FileNotFoundError where they cannot be had.
     """
     if not timm.is_model(name):

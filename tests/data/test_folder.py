@@ -56,7 +56,7 @@ def test_random_crops_differ_by_image_repeat_by_seed_and_leave_the_global_genera
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning")  # on one core
 def test_batches_do_not_depend_on_the_number_of_workers(image_folder):
     data = load_data(f"folder:{image_folder()}", image_size=16)
-    augment = Augment(flip=True, pad=1, erase=0.5, rotate=10, shear=10, auto_augment=True)
+    augment = Augment(flip=True, pad=1, erase=0.5, rotate=10, shear=10, auto_augment="imagenet")
 
     def batches(num_workers: int, start_batch: int):
         loader = Loader(

@@ -122,7 +122,7 @@ def test_sequences_are_mixed_frame_by_frame():
 
 
 def test_auto_augment_changes_the_images_before_they_are_normalised():
-    loader = Loader(split_of(40), 40, mean=(0.0,) * 3, std=(1 / 255,) * 3, augment=Augment(auto_augment=True))
+    loader = Loader(split_of(40), 40, mean=(0.0,) * 3, std=(1 / 255,) * 3, augment=Augment(auto_augment="imagenet"))
     (images, _), (again, _) = next(iter(loader)), next(iter(loader))
     assert torch.equal(images, again)
     torch.testing.assert_close(images, images.round(), atol=1e-3, rtol=0)
@@ -131,7 +131,7 @@ def test_auto_augment_changes_the_images_before_they_are_normalised():
 
 
 def test_auto_augment_of_what_is_no_image_is_refused():
-    settings = dict(mean=(0.0, 0.0), std=(1.0, 1.0), augment=Augment(auto_augment=True))
+    settings = dict(mean=(0.0, 0.0), std=(1.0, 1.0), augment=Augment(auto_augment="imagenet"))
     with pytest.raises(ValueError, match=r"auto_augment is for images .* got 2 channels, 3 frames"):
         Loader(sequences_of(10), 4, **settings)
     two = ImageSplit(torch.zeros(4, 3, 3, 2, dtype=torch.uint8), torch.arange(4))
@@ -139,9 +139,25 @@ def test_auto_augment_of_what_is_no_image_is_refused():
         Loader(two, 4, **settings)
 
 
-def test_noise_in_place_of_events_is_refused():
+def test_a_cutout_is_zero_behind_the_normalisation_and_a_fill_is_in_front_of_it():
+    black = ImageSplit(torch.zeros(40, 6, 5, 3, dtype=torch.uint8), torch.arange(40))
+    images, _ = next(iter(Loader(black, 40, **NORM, augment=Augment(cutout=3))))
+    level = -torch.tensor(NORM["mean"]) / torch.tensor(NORM["std"])
+    expected = level[:, None, None].expand_as(images).where(images != 0, torch.zeros(()))
+    torch.testing.assert_close(images, expected)
+    assert (images == 0).all(1).flatten(1).any(1).all()
+    images, _ = next(iter(Loader(black, 40, **NORM, augment=Augment(pad=2, fill=128))))
+    grey = level + 128 / 255 / torch.tensor(NORM["std"])
+    shifted = torch.stack([level, grey]).isclose(images.permute(0, 2, 3, 1)[..., None, :], atol=1e-5).all(-1)
+    assert (shifted.sum(-1) == 1).all() and shifted[..., 1].any() and shifted[..., 0].any()
+
+
+def test_noise_and_grey_in_place_of_events_are_refused():
+    settings = {"mean": (0.0, 0.0), "std": (1.0, 1.0)}
+    with pytest.raises(ValueError, match=r"fill is for images, got 128 for sequences"):
+        Loader(sequences_of(10), 4, **settings, augment=Augment(pad=1, fill=128))
     with pytest.raises(ValueError, match=r"erase is for images, got 0\.5 for sequences"):
-        Loader(sequences_of(10), 4, mean=(0.0, 0.0), std=(1.0, 1.0), augment=Augment(erase=0.5))
+        Loader(sequences_of(10), 4, **settings, augment=Augment(erase=0.5))
 
 
 def test_without_shuffling_the_order_is_that_of_the_split():

@@ -5,7 +5,17 @@ import torch
 from torch.nn import functional as F
 
 from spimm.data import Augment
-from spimm.data.transforms import auto_augment, channel_statistics, erase, flip, normalize, resize, shift, warp
+from spimm.data.transforms import (
+    auto_augment,
+    channel_statistics,
+    cutout,
+    erase,
+    flip,
+    normalize,
+    resize,
+    shift,
+    warp,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -24,7 +34,9 @@ AUGMENTS = [
     Augment(erase=0.5),
     Augment(rotate=20),
     Augment(shear=20),
+    Augment(cutout=4),
     Augment(pad=3, flip=True, erase=1, rotate=180, shear=45),
+    Augment(pad=3, flip=True, rotate=180, shear=45, fill=128, cutout=3),
 ]
 
 
@@ -53,7 +65,14 @@ def test_every_image_of_a_batch_draws_its_own_augmentation(augment):
 
 
 @pytest.mark.parametrize(
-    "transform", [lambda x, g: shift(x, 2, g), flip, lambda x, g: warp(x, g, rotate=30, shear=10), auto_augment]
+    "transform",
+    [
+        lambda x, g: shift(x, 2, g),
+        flip,
+        lambda x, g: warp(x, g, rotate=30, shear=10),
+        lambda x, g: auto_augment(x, g, "imagenet"),
+        lambda x, g: auto_augment(x, g, "cifar10", fill=128),
+    ],
 )
 def test_moving_one_image_does_not_touch_the_others(transform):
     images = images_of()
@@ -67,12 +86,13 @@ def test_no_augmentation_changes_nothing():
     assert torch.equal(Augment()(images_of(), seeded()), images_of())
 
 
-def test_a_shift_is_a_crop_from_the_padded_image_and_reaches_every_offset():
+@pytest.mark.parametrize("fill", [0, 128])
+def test_a_shift_is_a_crop_from_the_padded_image_and_reaches_every_offset(fill):
     images, pad = images_of(batch=200), 2
     height, width = images.shape[-2:]
-    padded = F.pad(images, (pad,) * 4)
+    padded = F.pad(images, (pad,) * 4, value=fill)
     found = set()
-    for image, frame in zip(shift(images, pad, seeded()), padded, strict=True):
+    for image, frame in zip(shift(images, pad, seeded(), fill=fill), padded, strict=True):
         offsets = [
             (top, left)
             for top in range(2 * pad + 1)
@@ -140,15 +160,50 @@ def test_no_warp_changes_nothing_and_no_shear_leaves_the_turn_and_its_draws_alon
     assert torch.equal(alone.get_state(), beside.get_state())
 
 
+def test_cutout_is_a_square_of_zeros_around_any_pixel_of_each_image_cut_off_at_the_border():
+    height, width, side = 9, 7, 4
+    images = images_of(batch=3000, height=height, width=width).float()
+    expected = set()
+    for row in range(height):
+        for column in range(width):
+            top, left = max(row - side // 2, 0), max(column - side // 2, 0)
+            expected.add((top, min(row + side // 2, height), left, min(column + side // 2, width)))
+    found = set()
+    result = cutout(images, side, seeded())
+    hidden = (result != images).all(1)
+    for mask in hidden:
+        rows, columns = mask.any(1).nonzero().flatten().tolist(), mask.any(0).nonzero().flatten().tolist()
+        top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+        assert mask[top:bottom, left:right].all() and mask.sum() == (bottom - top) * (right - left)
+        found.add((top, bottom, left, right))
+    assert found == expected
+    assert torch.equal(result, images.masked_fill(hidden[:, None], 0))
+
+
+def test_a_cutout_of_an_odd_side_has_that_side():
+    hidden = cutout(torch.ones(200, 1, 9, 9), 3, seeded()) == 0
+    assert hidden.sum((1, 2, 3)).max() == 9
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_a_warp_of_grey_into_grey_changes_nothing_and_black_comes_in_without_a_fill(dtype):
+    grey = torch.full((8, 3, 9, 7), 128, dtype=dtype)
+    torch.testing.assert_close(warp(grey, seeded(), rotate=90, shear=30, fill=128), grey, atol=1e-4, rtol=0)
+    assert (warp(grey, seeded(), rotate=90, shear=30) == 0).any()
+
+
 @pytest.mark.parametrize("channels", [1, 3])
-def test_auto_augment_repeats_by_generator_draws_for_each_image_and_spares_input_and_global_generator(channels):
+@pytest.mark.parametrize(("policy", "fill"), [("imagenet", 0), ("cifar10", 128)])
+def test_auto_augment_repeats_by_generator_draws_for_each_image_and_spares_input_and_global_generator(
+    channels, policy, fill
+):
     images = images_of(batch=1, channels=channels).expand(64, -1, -1, -1)
     before, state = images.clone(), torch.get_rng_state()
-    result = Augment(auto_augment=True)(images, seeded())
+    result = Augment(auto_augment=policy, fill=fill)(images, seeded())
     assert (result.shape, result.dtype) == (images.shape, torch.uint8)
     assert result.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(result, auto_augment(images, seeded()))
-    assert not torch.equal(result, auto_augment(images, seeded(1)))
+    assert torch.equal(result, auto_augment(images, seeded(), policy, fill=fill))
+    assert not torch.equal(result, auto_augment(images, seeded(1), policy, fill=fill))
     assert len(result.unique(dim=0)) > 10
     assert torch.equal(images, before)
     assert torch.equal(torch.get_rng_state(), state)
@@ -156,15 +211,34 @@ def test_auto_augment_repeats_by_generator_draws_for_each_image_and_spares_input
 
 def test_auto_augment_holds_the_operations_of_its_policy():
     images = images_of(batch=1).expand(400, -1, -1, -1)
-    result = auto_augment(images, seeded())
+    result = auto_augment(images, seeded(), "imagenet")
     assert (result == images).flatten(1).all(1).any()  # both operations left out
     assert (result == 255 - images).flatten(1).all(1).any()  # inverted and not equalized
     assert (result[:, :, 0, 0] == 0).all(1).any()  # turned: black comes in
 
 
+def test_the_policies_of_auto_augment_differ_and_only_that_of_cifar10_moves_images_sideways():
+    images = torch.full((400, 3, 16, 16), 90, dtype=torch.uint8)
+    for policy, moves in (("imagenet", False), ("cifar10", True)):
+        black = auto_augment(images, seeded(), policy) == 0
+        beside = black.all(1)[:, :, :2].all((1, 2)) & ~black.all(1)[:, :, 8].any(1)  # whole columns at the left edge
+        assert beside.any() == moves
+
+
+def test_auto_augment_fills_with_the_grey_it_is_given():
+    images = torch.full((400, 3, 16, 16), 200, dtype=torch.uint8)
+    beside = auto_augment(images, seeded(), "cifar10", fill=128)[:, :, :, 0]  # moved sideways, and nothing else
+    assert (beside == 128).all((1, 2)).any()
+
+
+def test_auto_augment_of_an_older_recipe_is_the_policy_of_imagenet_or_none():
+    assert Augment(auto_augment=True) == Augment(auto_augment="imagenet")
+    assert Augment(auto_augment=False) == Augment()
+
+
 def test_auto_augment_of_floats_is_refused():
     with pytest.raises(ValueError, match=r"auto_augment wants uint8 images, got torch\.float32"):
-        Augment(auto_augment=True)(images_of().float(), seeded())
+        Augment(auto_augment="imagenet")(images_of().float(), seeded())
 
 
 def test_normalisation_is_the_textbook_formula_in_channels_last_memory():
@@ -210,6 +284,10 @@ def test_resizing_to_the_same_size_is_the_identity():
         {"shear": -1},
         {"crop_scale": (0.9, 0.1)},
         {"crop_scale": (0.0, 1.0)},
+        {"auto_augment": "svhn"},
+        {"cutout": -1},
+        {"fill": -1},
+        {"fill": 256},
     ],
 )
 def test_settings_out_of_range_are_refused(settings):

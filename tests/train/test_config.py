@@ -13,7 +13,13 @@ BASE = Recipe(model="some_model", data="digits", model_options={"num_steps": 4, 
 
 def test_a_recipe_survives_json() -> None:
     recipe = replace(BASE, augment=Augment(pad=2, crop_scale=(0.5, 1.0)), betas=(0.8, 0.95), image_size=32)
+    recipe = replace(recipe, schedule="milestones", milestones=(3, 5))
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
+@pytest.mark.parametrize(("stored", "policy"), [(True, "imagenet"), (False, None)])
+def test_json_from_when_auto_augment_was_on_or_off_is_still_read(stored: bool, policy: str | None) -> None:
+    assert Recipe.from_json({**BASE.to_json(), "augment": {"auto_augment": stored}}).augment.auto_augment == policy
 
 
 def test_json_of_another_version_is_refused_by_its_unknown_fields() -> None:
@@ -63,7 +69,11 @@ def test_a_recipe_does_not_share_its_options_with_the_caller() -> None:
         ("fold", -1),
         ("folds", 1),
         ("precision", "fp16"),
-        ("optimizer", "sgd"),
+        ("optimizer", "rmsprop"),
+        ("momentum", 1.0),
+        ("schedule", "linear"),
+        ("milestones", (3, 5)),
+        ("milestone_factor", 1.0),
         ("init_from", ""),
         ("teacher", ""),
         ("teacher_weights", "teacher.safetensors"),
@@ -75,6 +85,27 @@ def test_a_recipe_does_not_share_its_options_with_the_caller() -> None:
 def test_an_impossible_value_is_named_with_what_is_wanted(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{name} must be .*, got "):
         replace(BASE, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("milestones", {}),
+        ("milestones", {"milestones": (5, 3)}),
+        ("milestones", {"milestones": (3, 3)}),
+        ("milestones", {"milestones": (0, 3)}),
+        ("milestones", {"milestones": (3, 5), "warmup_epochs": 4}),
+        ("cooldown_epochs", {"milestones": (3, 5), "cooldown_epochs": 1}),
+    ],
+)
+def test_milestones_rise_from_the_end_of_the_warm_up_and_have_no_cool_down(name: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be .* with schedule=milestones, got "):
+        replace(BASE, schedule="milestones", **settings)
+
+
+def test_milestones_may_lie_behind_the_end_and_their_rate_below_min_lr() -> None:
+    recipe = replace(BASE, schedule="milestones", milestones=(4, 99), warmup_epochs=4, lr=1e-4, min_lr=1e-3)
+    assert recipe.milestones == (4, 99)
 
 
 def test_every_field_has_a_line_that_says_what_it_is() -> None:
@@ -99,7 +130,18 @@ def test_every_field_has_a_line_that_says_what_it_is() -> None:
         (["precision=bf16", "device=cpu"], {"precision": "bf16", "device": "cpu"}),
         (["data=npz:a=b.npz"], {"data": "npz:a=b.npz"}),
         (["augment.pad=2", "augment.flip=true"], {"augment": Augment(pad=2, flip=True)}),
-        (["augment.shear=10", "augment.auto_augment=true"], {"augment": Augment(shear=10.0, auto_augment=True)}),
+        (
+            ["augment.shear=10", "augment.auto_augment=cifar10", "augment.cutout=16", "augment.fill=128"],
+            {"augment": Augment(shear=10.0, auto_augment="cifar10", cutout=16, fill=128)},
+        ),
+        (["augment.auto_augment=none"], {}),
+        (
+            ["schedule=milestones", "milestones=50,150", "milestone_factor=0.4"],
+            {"schedule": "milestones", "milestones": (50, 150), "milestone_factor": 0.4},
+        ),
+        (["schedule=milestones", "--milestones", "7"], {"schedule": "milestones", "milestones": (7,)}),
+        (["milestones="], {}),
+        (["optimizer=sgd", "momentum=0.5"], {"optimizer": "sgd", "momentum": 0.5}),
         (["mixup=0.8", "cutmix=1", "mix_epochs=3"], {"mixup": 0.8, "cutmix": 1.0, "mix_epochs": 3}),
         (["augment.crop_scale=0.5,1"], {"augment": Augment(crop_scale=(0.5, 1.0))}),
         (["model_options.neuron=plif"], {"model_options": {"num_steps": 4, "neuron": "plif"}}),
@@ -126,6 +168,9 @@ def test_settings_from_the_command_line_change_the_recipe(tokens: list[str], cha
         (["lr=fast"], r"lr must be float, got 'fast'"),
         (["epochs=1.5"], r"epochs must be int, got '1.5'"),
         (["betas=0.9"], r"betas must be tuple\[float, float\], got '0.9'"),
+        (["milestones=3,late"], r"milestones must be tuple\[int, \.\.\.\], got '3,late'"),
+        (["betas="], r"betas must be tuple\[float, float\], got ''"),
+        (["augment.auto_augment=yes"], r"augment.auto_augment must be .*'imagenet', 'cifar10'.*, got 'yes'"),
         (["precision=fp8"], r"precision must be Literal\['fp32', 'bf16'\], got 'fp8'"),
         (["tensorboard=maybe"], r"tensorboard must be bool, got 'maybe'"),
         (["lr=-1"], r"lr must be more than 0 and finite, got -1.0"),

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from spimm.data import ImageData, load_data
+from spimm.data import ImageData, ImageSplit, load_data
 from spimm.models import save_weights
 from spimm.train import Recipe, TrainResult, apply_overrides, load_recipe, load_run, load_weights, train
 
@@ -100,6 +100,26 @@ def test_a_model_trained_in_one_step_goes_on_in_four(tmp_path: Path) -> None:
         torch.testing.assert_close(after, before, msg=name)
     images = torch.rand(2, 1, 8, 8)
     assert not torch.equal(one(images), four(images))
+
+
+def test_a_network_of_spike_times_starts_from_the_weights_of_its_relu1_twin(tmp_path: Path) -> None:
+    images = torch.randint(256, (8, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    split = ImageSplit(images, torch.arange(8))
+    level = (0.5,) * 3
+    data = ImageData("noise", split, split, class_names=tuple("01234567"), mean=level, std=level, note="made here")
+    small = ["model_options.image_size=8", "model_options.convs=8,M,8,M", "model_options.hidden=16,16", "batch_size=8"]
+    small += ["epochs=1", "augment.cutout=2", "tensorboard=false", "device=cpu"]
+    twin = apply_overrides(load_recipe("ttfs_vgg11_cifar10_ann"), small)
+    train(twin, tmp_path / "ann", data=data, console=Console(file=StringIO()))
+    start = ["lr=1e-9", "warmup_lr=0", f"init_from={tmp_path / 'ann'}"]
+    tuned = apply_overrides(load_recipe("ttfs_vgg11_cifar10"), [*small, *start])
+    train(tuned, tmp_path / "ttfs", data=data, console=Console(file=StringIO()))
+    (_, ann), (_, ttfs) = (load_run(tmp_path / name) for name in ("ann", "ttfs"))
+    for (name, before), (same, after) in zip(ann.named_parameters(), ttfs.named_parameters(), strict=True):
+        assert name == same
+        torch.testing.assert_close(after, before, msg=name)
+    images = torch.rand(2, 3, 8, 8)
+    assert not torch.equal(ann(images), ttfs(images))
 
 
 def test_a_start_that_is_absent_is_named_before_anything_is_written(

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -54,6 +55,21 @@ def test_without_warm_up_the_first_step_has_the_full_rate_and_warm_up_may_last_t
     assert rate(49, replace(RECIPE, warmup_epochs=10)) == pytest.approx(1.0 - 0.8 / 50)
 
 
+STAIRS = replace(RECIPE, schedule="milestones", milestones=(4, 7), milestone_factor=0.4, cooldown_epochs=0)
+
+
+def test_the_rate_falls_by_the_factor_at_the_first_step_of_each_milestone() -> None:
+    rates = [rate(step, STAIRS) for step in range(10, 60)]
+    assert rates == pytest.approx([1.0] * 10 + [0.4] * 15 + [0.16] * 25)
+
+
+def test_the_warm_up_in_front_of_milestones_is_that_in_front_of_a_cosine() -> None:
+    assert [rate(step, STAIRS) for step in range(10)] == [rate(step) for step in range(10)]
+    at_once = replace(STAIRS, milestones=(2, 7))
+    assert rate(9, at_once) == pytest.approx(0.92)
+    assert rate(10, at_once) == pytest.approx(0.4)
+
+
 class WithThreshold(nn.Module):
     """A neuron with a threshold for each channel and a scalar."""
 
@@ -89,6 +105,38 @@ def test_modules_may_declare_parameters_without_decay() -> None:
     assert decays(WithThreshold()) == {"threshold": 0.0, "tau": 0.0}
 
 
+def steps(name: str, gradients: list[float], **settings: float) -> list[float]:
+    """A weight of 2 after each of its steps of rate 0.1."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 2.0)
+    optimizer = build_optimizer(model, replace(RECIPE, optimizer=name, **settings))
+    weights = []
+    for gradient in gradients:
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1
+        model.weight.grad = torch.full_like(model.weight, gradient)
+        optimizer.step()
+        weights.append(model.weight.item())
+    return weights
+
+
+def test_sgd_has_momentum_and_adds_decay_to_the_gradient() -> None:
+    first = 2.0 - 0.1 * (1.0 + 0.3 * 2.0)
+    assert steps("sgd", [1.0], momentum=0.0) == pytest.approx([first])
+    second = first - 0.1 * (0.9 * (1.0 + 0.3 * 2.0) + 0.5 + 0.3 * first)
+    assert steps("sgd", [1.0, 0.5]) == pytest.approx([first, second])
+    assert steps("sgd", [1.0, 0.0], momentum=0.5, weight_decay=0.0) == pytest.approx([1.9, 1.85])
+
+
+def test_adam_adds_decay_to_the_gradient_where_adamw_shrinks_the_weight() -> None:
+    # Adam's first step is the sign of the gradient, here 0.5 with and without 0.3 times the weight.
+    assert steps("adam", [0.5]) == pytest.approx([1.9])
+    assert steps("adam", [-0.5]) == pytest.approx([1.9])  # -0.5 + 0.6 is positive
+    assert steps("adam", [-0.5], weight_decay=0.0) == pytest.approx([2.1])
+    assert steps("adamw", [0.5]) == pytest.approx([2.0 * (1 - 0.1 * 0.3) - 0.1])
+    assert steps("adam", [0.5, 2.0], weight_decay=0.0) == steps("adamw", [0.5, 2.0], weight_decay=0.0)
+
+
 def lamb_step(first: float, gradient: float) -> Tensor:
     """A matrix of 4 equal weights after LAMB's first step of rate 0.5, without decay of its own."""
     model = nn.Linear(2, 2, bias=False)
@@ -116,9 +164,10 @@ def test_lamb_does_not_clip_gradients_by_itself() -> None:
     torch.testing.assert_close(optimizer.state[model.weight]["exp_avg"], torch.full((2, 2), 10.0))
 
 
-def test_lamb_decays_what_adamw_decays() -> None:
-    adamw, lamb = (build_optimizer(TinyNet(), replace(RECIPE, optimizer=name)) for name in ("adamw", "lamb"))
-    for one, other in zip(adamw.param_groups, lamb.param_groups, strict=True):
+@pytest.mark.parametrize("name", ["lamb", "adam", "sgd"])
+def test_every_optimiser_decays_what_adamw_decays(name: str) -> None:
+    adamw, another = (build_optimizer(TinyNet(), replace(RECIPE, optimizer=kind)) for kind in ("adamw", name))
+    for one, other in zip(adamw.param_groups, another.param_groups, strict=True):
         assert one["weight_decay"] == other["weight_decay"]
         assert [p.shape for p in one["params"]] == [p.shape for p in other["params"]]
 
@@ -134,3 +183,21 @@ def test_a_step_without_gradient_signal_only_shrinks_what_decays() -> None:
     optimizer.step()
     torch.testing.assert_close(model.head.weight.detach(), before["head.weight"] * (1 - 0.5 * 0.3))
     assert torch.equal(model.head.bias, before["head.bias"])
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_share_of_the_mean_of_each_neurons_step_is_kept(optimizer: str) -> None:
+    def steps(**settings: Any) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(5, 3)
+        start = layer.weight.detach().clone()
+        recipe = Recipe(model="m", data="d", optimizer=optimizer, weight_decay=0.0, **settings)
+        layer(torch.rand(7, 5)).square().sum().backward()
+        build_optimizer(layer, recipe).step()
+        return layer.weight.detach() - start, layer.bias.detach()
+
+    whole, bias = steps()
+    damped, same_bias = steps(mean_share=0.25)
+    mean = whole.mean(1, keepdim=True)
+    torch.testing.assert_close(damped, whole - 0.75 * mean)
+    assert mean.abs().min() > 0 and torch.equal(bias, same_bias)

@@ -1,4 +1,6 @@
+import json
 import re
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -26,6 +28,16 @@ def test_a_row_of_the_tables_has_a_recipe_with_its_options_and_the_accuracy_prin
     assert text.count("Expected") == 1
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in list_recipes() if name.startswith("ttfs_vgg") and name[-4:] != "_ann"]
+)
+def test_a_network_of_spike_times_starts_from_the_run_of_its_twin_on_the_same_data(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.init_from is not None
+    twin = load_recipe(recipe.init_from.removeprefix("runs/"))
+    assert (twin.model, twin.data, twin.augment) == (f"{recipe.model}_ann", recipe.data, recipe.augment)
+
+
 @pytest.mark.parametrize("name", list_recipes())
 def test_every_recipe_loads_under_its_own_name_and_survives_json(name: str) -> None:
     recipe = load_recipe(name)
@@ -33,7 +45,16 @@ def test_every_recipe_loads_under_its_own_name_and_survives_json(name: str) -> N
     assert Recipe.from_json(recipe.to_json()) == recipe
 
 
-@pytest.mark.parametrize("name", list_recipes())
+def distinct() -> list[str]:
+    """One name of the recipes that differ in nothing but their data and the weights they start from."""
+    first: dict[str, str] = {}
+    for name in list_recipes():
+        recipe = replace(load_recipe(name), name="any", data="any", init_from=None)
+        first.setdefault(json.dumps(recipe.to_json(), sort_keys=True), name)
+    return list(first.values())
+
+
+@pytest.mark.parametrize("name", distinct())
 def test_every_recipe_trains_its_model_for_a_step(name: str, tmp_path: Path) -> None:
     settings = ["epochs=1", "warmup_epochs=0", "cooldown_epochs=0", "batch_size=2", "num_workers=0", "device=cpu"]
     recipe = apply_overrides(load_recipe(name), [*settings, "tensorboard=false", "log_every=1", "init_from=none"])

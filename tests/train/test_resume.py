@@ -33,8 +33,10 @@ SETTINGS = {
     "averaged": {"ema_decay": 0.9},
     "bf16": {"precision": "bf16", "ema_decay": 0.9},
     "lamb": {"optimizer": "lamb", "ema_decay": 0.9},
+    "adam": {"optimizer": "adam", "schedule": "milestones", "milestones": (1, 2), "weight_decay": 0.0},
+    "sgd": {"optimizer": "sgd", "ema_decay": 0.9},
     "mixed": {"mixup": 0.8, "cutmix": 1.0, "mix_epochs": 2, "label_smoothing": 0.1},
-    "warped": {"augment": Augment(rotate=30, shear=10, auto_augment=True)},
+    "warped": {"augment": Augment(rotate=30, shear=10, auto_augment="imagenet", fill=128, cutout=2)},
 }
 
 

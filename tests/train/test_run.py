@@ -4,9 +4,11 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
-from spimm.data import ImageData, load_data
+from spimm.data import Augment, ImageData, load_data
+from spimm.models import ModelCard, register_model, registry
 from spimm.tasks import Classify
 from spimm.train import Recipe, apply_overrides, build_loader, evaluate, load_recipe, load_run, train
 
@@ -73,3 +75,37 @@ def test_the_recipe_and_the_facts_of_the_data_are_written_beside_the_run(
     facts = json.loads((tmp_path / "data.json").read_text())
     assert (facts["num_classes"], facts["in_chans"], facts["image_size"]) == (3, 1, [6, 6])
     assert facts["class_names"] == ["dark", "grey", "bright"]
+
+
+@pytest.fixture
+def unit_card(monkeypatch: pytest.MonkeyPatch) -> ModelCard:
+    """A registered TinyNet that takes pixels in [0, 1]."""
+    monkeypatch.setattr(registry, "_models", dict(registry._models))
+    card = ModelCard("unit", "t", "-", params=0, input_size=(1, 6, 6), num_classes=3, num_steps=1, unit_input=True)
+    register_model(card, lambda num_classes, in_chans: TinyNet(num_classes))
+    return card
+
+
+@pytest.mark.parametrize("train_part", [True, False])
+def test_a_model_of_unit_input_sees_pixels_between_0_and_1_and_others_standardised_ones(
+    recipe: Recipe, data: ImageData, unit_card: ModelCard, train_part: bool
+) -> None:
+    recipe = replace(recipe, augment=Augment(), batch_size=20)
+    standard, _ = next(iter(build_loader(recipe, data, train=train_part)))
+    unit, _ = next(iter(build_loader(replace(recipe, model=unit_card.name), data, train=train_part)))
+    assert 0 <= unit.min() < 0.1 and 0.7 < unit.max() <= 1
+    assert standard.min() < -1
+    torch.testing.assert_close(standard, (unit - 0.4) / 0.2)
+
+
+def test_a_run_says_how_its_images_were_normalised(
+    recipe: Recipe, data: ImageData, unit_card: ModelCard, tmp_path: Path
+) -> None:
+    for name, stated in (("tiny", ([0.4], [0.2])), (unit_card.name, ([0.0], [1.0]))):
+        settings = replace(recipe, model=name, epochs=1)
+        result = train(settings, tmp_path / name, data=data, model=TinyNet(), console=Console(file=StringIO()))
+        facts = json.loads((tmp_path / name / "data.json").read_text())
+        assert (facts["mean"], facts["std"]) == stated
+    loaded, model = load_run(tmp_path / unit_card.name)
+    measured = evaluate(model, build_loader(loaded, data, train=False), Classify(3), device="cpu")
+    assert measured["loss"] == pytest.approx(result.best["loss"])

@@ -1,8 +1,8 @@
-"""Both products of a layer as one, the planes laid one behind the other; backward, one input gradient and one of weights.
+"""Both products of a layer as one, plane behind plane; backward, one gradient of the inputs and one of the weights.
 
 Channels-last. A gradient is never computed for the plane that says which neurons fired. Error is carried back by the
-neurons that fired inside their window, and of each pooled square by one alone: where few are left, both gradients add up
-one row for each of them and skip the rest.
+neurons that fired inside their window, and of each pooled square by one alone: where these are few, both gradients add
+up one row for each of them and skip the rest.
 """
 
 import torch
@@ -104,7 +104,7 @@ def _backward(
 
 
 def _as_large(grad: Tensor, border: int) -> Tensor:
-    """The gradient with zeros around it, of the size of the layer's input: that of a convolution that keeps the size."""
+    """The gradient with zeros around it, as large as the layer's input: that of a convolution that keeps the size."""
     if border == 0:
         return grad
     planes, images, channels, height, width = grad.shape
@@ -114,7 +114,7 @@ def _as_large(grad: Tensor, border: int) -> Tensor:
 
 
 def _input_gradient(grad: Tensor, weight: Tensor, to: Tensor) -> None:
-    """Fills `to`, [N, C, H, W]: the convolution of the events of grad, [N, C', H, W], with the kernels turned around."""
+    """Fills `to`, [N, C, H, W]: the convolution of the events of grad, [N, C', H, W], with kernels turned around."""
     turned = channels_last(weight.transpose(0, 1).flip(-2, -1), 1)
     addresses = grad.data_ptr(), turned.data_ptr(), 0, to.data_ptr()
     extension().spike_conv_forward(STORAGE[grad.dtype], event_extent(grad, turned), num_threads(), *addresses)

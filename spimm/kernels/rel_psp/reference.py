@@ -1,7 +1,7 @@
 """Spike times under the dynamic firing threshold in plain torch: the truth that every backend is tested against.
 
-Wei et al. 2023 (DTA-TTFS), Eqs. 2-7 and 9-10, relative to windows of length T_w. Presynaptic neuron i fires at t_i in its
-window, a_i = T_w - t_i. Where its window ends the next layer's begins, at potential z = sum w a; from there the
+Wei et al. 2023 (DTA-TTFS), Eqs. 2-7 and 9-10, relative to windows of length T_w. Presynaptic neuron i fires at t_i in
+its window, a_i = T_w - t_i. Where that window ends the next layer's begins, at potential z = sum w a; from there the
 potential grows with slope W = sum w over the neurons that fired, and the threshold falls from T_w to 0:
 
     t = 0                        where z >= T_w
@@ -28,7 +28,7 @@ def earliest(spikes: Tensor, pool: int) -> Tensor:
 
 
 def fire(drive: Tensor, window: float, closed: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Activation T_w - t (0 where silent), fired, and whether the time lies inside the window; each drive[0]'s shape."""
+    """T_w - t (0 where silent), fired, and whether the time lies inside the window; each as drive[0]."""
     z, weights = drive
     end = z + window * weights  # the potential where the window ends and the threshold is 0
     at_start = z >= window

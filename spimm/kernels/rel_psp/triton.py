@@ -44,8 +44,8 @@ def psp_forward_kernel(
     begin = first_of_square(i, height, width, channels, POOL)
     highest = tl.full([TILE], -1, tl.float32)
     any_fired = tl.full([TILE], 0, tl.int1)
-    for y in tl.static_range(POOL):
-        for x in tl.static_range(POOL):
+    for y in tl.static_range(POOL):  # pyright: ignore
+        for x in tl.static_range(POOL):  # pyright: ignore
             at = begin + (y * width + x) * channels
             left, fired, _ = fire(load(drive + at, exists), load(drive + size + at, exists), window, CLOSED)
             highest = tl.where((left > highest) | (left != left), left, highest)
@@ -63,15 +63,15 @@ def psp_backward_kernel(
     exists = i < count
     begin = first_of_square(i, height, width, channels, POOL)
     highest = tl.full([TILE], -1, tl.float32)
-    for y in tl.static_range(POOL):
-        for x in tl.static_range(POOL):
+    for y in tl.static_range(POOL):  # pyright: ignore
+        for x in tl.static_range(POOL):  # pyright: ignore
             at = begin + (y * width + x) * channels
             left, _, _ = fire(load(drive + at, exists), load(drive + size + at, exists), window, CLOSED)
             highest = tl.where(left > highest, left, highest)
     g = load(grad + i, exists)
     waiting = tl.full([TILE], 1, tl.int1)  # the first of the highest takes the gradient
-    for y in tl.static_range(POOL):
-        for x in tl.static_range(POOL):
+    for y in tl.static_range(POOL):  # pyright: ignore
+        for x in tl.static_range(POOL):  # pyright: ignore
             at = begin + (y * width + x) * channels
             weights = load(drive + size + at, exists)
             left, _, crosses = fire(load(drive + at, exists), weights, window, CLOSED)
@@ -93,8 +93,8 @@ def rel_psp(drive: Tensor, window: float, pool: int, closed: bool, clip: float) 
     _, height, width, channels, _ = _extent(drive, pool)
     count = spikes[0].numel()
     launch(
-        psp_forward_kernel, triton.cdiv(count, device.TILE), drive, spikes, window, count, drive[0].numel(), height, width,
-        channels, CLOSED=closed, POOL=pool, TILE=device.TILE,
+        psp_forward_kernel, triton.cdiv(count, device.TILE), drive, spikes, window, count, drive[0].numel(), height,
+        width, channels, CLOSED=closed, POOL=pool, TILE=device.TILE,
     )  # fmt: skip
     return spikes
 

@@ -21,7 +21,7 @@ RECIPE = Recipe(
     model_options={"num_steps": 1},
     data="imagefolder",
     image_size=224,
-    augment=Augment(flip=True, auto_augment=True, erase=0.25),
+    augment=Augment(flip=True, auto_augment="imagenet", erase=0.25),
     epochs=200,
     batch_size=768,
     lr=1e-3,
