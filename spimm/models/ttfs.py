@@ -87,7 +87,7 @@ class TTFSConfig(ImageConfig):
     def conv_plan(self) -> list[list[int]]:
         """Channels of the convolutions of each stage; every stage but perhaps the last ends with a pool."""
         stages: list[list[int]] = [[]]
-        for entry in self.convs.split(","):
+        for entry in str(self.convs).split(","):
             if entry.strip() == "M":
                 if not stages[-1]:
                     raise ValueError(f"convs are {self.convs!r}; wanted a convolution in front of each M")
@@ -99,11 +99,11 @@ class TTFSConfig(ImageConfig):
     @property
     def last_pools(self) -> bool:
         """Whether the last stage ends with a pool too."""
-        return self.convs.rstrip().endswith("M")
+        return str(self.convs).rstrip().endswith("M")
 
     def hidden_widths(self) -> list[int]:
         """Neurons of the fully connected layers in front of the last."""
-        return [_width("hidden", self.hidden, entry) for entry in self.hidden.split(",")] if self.hidden else []
+        return [_width("hidden", self.hidden, entry) for entry in str(self.hidden).split(",")] if self.hidden else []
 
     def neuron_fn(self) -> RelPSP | ReLU1:
         """A new neuron with these settings."""

@@ -22,6 +22,7 @@ from spimm.bench.peers.neurons import (
 from spimm.bench.peers.official import OfficialQKFormer
 from spimm.bench.peers.qkformer import PeerQKFormer
 from spimm.bench.peers.spikeatconv import PeerSpikeAtConv
+from spimm.bench.peers.ttfs import PlainTTFS
 
 __all__ = [
     "NORSE_MISSING",
@@ -36,6 +37,7 @@ __all__ = [
     "PeerQKFormer",
     "PeerSpikeAtConv",
     "PeerSpikes",
+    "PlainTTFS",
     "SnnTorchLIF",
     "lif_node",
     "norse",
