@@ -12,8 +12,10 @@ import pytest
 import torch
 
 import spimm
+from spimm.analyze import Layer, Trace
 from spimm.bench import between_markers, list_cases, newest, render
 from spimm.cli.main import COMMANDS
+from spimm.hardware import EnergyCosts, TimeCosts, simulate
 from spimm.layers import FORMS, THRESHOLDS
 from spimm.models.spikeatconv import VARIANTS, SpikeAtConvConfig
 
@@ -129,18 +131,69 @@ def test_parameters_on_the_page_are_those_of_the_networks():
             assert f"{100 * (counts[0] / (float(printed) * 1e6) - 1):+.1f} %" == distance
 
 
-def test_figures_of_the_page_are_those_that_its_script_draws_and_small():
+def test_figures_of_the_page_are_those_that_its_script_draws():
     shown = re.findall(r"!\[.+\]\(figures/(\w+)\.png\)", SPIKEATCONV)
     script = runpy.run_path(str(ROOT / "docs" / "spk_figures.py"))
     assert shown == list(script["FIGURES"])
+
+
+def test_every_figure_is_shown_on_a_page_and_small():
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
     files = {path.stem: path.stat().st_size for path in (ROOT / "docs" / "figures").glob("*.png")}
-    assert set(shown) == set(files) and max(files.values()) < 150_000
+    assert set(re.findall(r"!\[.+\]\(figures/(\w+)\.png\)", pages)) == set(files)
+    assert max(files.values()) < 150_000
 
 
 def test_figures_of_the_page_can_be_drawn():
     script = runpy.run_path(str(ROOT / "docs" / "spk_figures.py"))
     panels = {name: len(draw().axes) for name, draw in script["FIGURES"].items()}
     assert panels == {"spk_responses": 12, "spk_behind_attention": 4, "spk_branches": 8, "grid_attention": 12}
+
+
+HARDWARE = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
+
+
+def test_the_example_of_the_page_on_hardware_runs(capsys):
+    exec(blocks("python", HARDWARE)[0], {})
+    assert float(capsys.readouterr().out.split()[0]) >= 3.52
+
+
+def test_coefficients_on_the_page_are_the_defaults():
+    rows = re.findall(r"^\| `--([\w-]+)` \| ([\d.]+) \|", HARDWARE, flags=re.MULTILINE)
+    defaults = {**vars(EnergyCosts()), **vars(TimeCosts())}
+    assert {name.replace("-", "_"): float(value) for name, value in rows} == defaults
+
+
+def evenly_firing(*shapes: tuple[int, ...]) -> Trace:
+    layers = (
+        Layer(str(number), "neuron", shape, shape, 1, step_rates=(0.5,), channel_rates=(0.5,) * shape[0])
+        for number, shape in enumerate(shapes)
+    )
+    return Trace("net", 1, 1, tuple(layers))
+
+
+def test_hops_of_the_vggs_on_the_page_are_those_of_the_simulator():
+    shapes = {
+        "VGG11": "64x32 128x16 256x8 256x8 512x4 512x4 512x2 512x2 4096x1 4096x1 10x1",
+        "VGG16": "64x32 64x32 128x16 128x16 256x8 256x8 256x8 512x4 512x4 512x4 512x2 512x2 512x2 4096x1 4096x1 10x1",
+    }
+    rows = re.findall(r"^\| (VGG\d+), (\d+x\d+) \| `(\w+)` \| ([\d. |]+) \|$", HARDWARE, flags=re.MULTILINE)
+    assert len(rows) == 6
+    for network, mesh, placement, numbers in rows:
+        if placement != "hops":  # that search takes seconds
+            sizes = [tuple(map(int, layer.split("x"))) for layer in shapes[network].split()]
+            trace = evenly_firing(*((width, side, side) for width, side in sizes))
+            both = [simulate(trace, placement=placement, delivery=delivery) for delivery in ("multicast", "unicast")]
+            found = [both[0].hops_per_spike, both[1].hops_per_spike, both[0].traffic.mean_distance]
+            assert str(both[0].mesh) == mesh
+            assert [f"{number:.2f}" for number in found] == numbers.split(" | ")
+
+
+def test_the_table_and_figure_of_the_page_on_hardware_can_be_made(tmp_path):
+    script = runpy.run_path(str(ROOT / "docs" / "hardware_figures.py"))
+    trace = script["trace_of"](evenly_firing((4,), (4,)).save(tmp_path / "trace.json"))
+    assert len(list(script["table"](trace))) == 8
+    assert len(script["draw"](trace).axes) == 2
 
 
 def test_the_table_of_spk_blocks_is_made_of_the_runs():

@@ -183,7 +183,7 @@ def _is_spiking(trace: Trace) -> bool:
 def _grouped(layers: tuple[Layer, ...]) -> Iterator[tuple[Layer, str]]:
     """Layers, each with its group. Without a neuron the first layer is the input."""
     first_neuron = next((index for index, layer in enumerate(layers) if layer.kind == "neuron"), 1)
-    body = len(layers)
+    body = len(layers) - sum(layer.kind == "neuron" for layer in layers[-1:])  # of the outputs
     while body and layers[body - 1].kind == "linear":
         body -= 1
     for index, layer in enumerate(layers):

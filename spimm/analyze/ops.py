@@ -69,6 +69,8 @@ class Probe:
     """What the module is said to give, from the arguments and the output of a call; a neuron's spikes."""
     channel_axis: int = 2
     """Of a neuron's spikes as [T, B, ...]."""
+    timed: bool = False
+    """The result is spike times from 0 to 1, infinite where a neuron is silent, and no spikes."""
 
 
 @functools.singledispatch

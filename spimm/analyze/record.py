@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from spimm.analyze.ops import Probe, probe
-from spimm.analyze.tally import LayerSums, count_spikes, sum_values
+from spimm.analyze.tally import LayerSums, count_spikes, sum_times, sum_values
 from spimm.analyze.trace import Trace
 
 
@@ -65,6 +65,8 @@ class Recorder:
         if len(inputs) < len(found.inputs):
             raise ValueError(f"layer {name!r} was called with {len(inputs)} positional inputs; wanted {found.inputs}")
         given = found.result(args, kwargs, output)
+        times = sum_times(given, name) if found.timed else None
+        given = given.isfinite().to(given.dtype) if found.timed else given
         batch, is_neuron = self._input_shape[0], found.kind == "neuron"
         *xs, y = (_unfold(x.detach(), batch, found.leading, name) for x in (*inputs, given))
         self._running[self._label(name)] = LayerSums(
@@ -77,6 +79,7 @@ class Recorder:
             work=found.work(tuple(xs), y),
             fired=count_spikes(y, found.channel_axis, name) if is_neuron else None,
             places=y[0].numel() // y.shape[found.channel_axis] if is_neuron else 0,
+            times=times,
         )
 
     def _label(self, name: str) -> str:

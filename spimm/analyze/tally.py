@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from spimm.analyze.ops import Probe, Work
-from spimm.analyze.trace import Input, Layer, Product, Shape
+from spimm.analyze.trace import Input, Layer, Product, Shape, SpikeTimes
 
 HIGHEST = 16
 """Values of this magnitude or more share the last bin of a histogram."""
+TIME_BINS = 20
+"""Parts of a window of spike times."""
 
 
 class ValueSums(NamedTuple):
@@ -78,6 +80,39 @@ def count_spikes(y: Tensor, channel_axis: int, layer: str) -> Tensor:
     return torch.count_nonzero(spikes, dim=others)
 
 
+class TimeSums(NamedTuple):
+    """Counts over the spikes of neurons that fire once."""
+
+    count: int
+    total: float
+    at_start: int
+    histogram: Tensor
+    """Spikes in each part of the window, [TIME_BINS]."""
+
+    def __add__(self, other: "TimeSums") -> "TimeSums":  # type: ignore[override]
+        count, total, at_start = self.count + other.count, self.total + other.total, self.at_start + other.at_start
+        return TimeSums(count, total, at_start, self.histogram + other.histogram)
+
+    def summary(self) -> SpikeTimes | None:
+        """Fractions and the mean; None without a spike."""
+        if not self.count:
+            return None
+        parts = self.histogram / self.count
+        return SpikeTimes(self.total / self.count, self.at_start / self.count, tuple(parts.tolist()))
+
+
+def sum_times(x: Tensor, layer: str) -> TimeSums:
+    """Counts the spikes of x: [...], times from 0 to 1. Raises ValueError, naming the layer, for others and for NaN."""
+    spikes = x[x != torch.inf].double()
+    if not ((spikes >= 0) & (spikes <= 1)).all():
+        low, high = spikes.aminmax()
+        raise ValueError(f"neuron {layer!r} fires between {low:.4g} and {high:.4g} of its window; wanted 0 to 1")
+    parts = (spikes * TIME_BINS).long().clamp(max=TIME_BINS - 1)
+    at_start = int(torch.count_nonzero(spikes == 0))
+    histogram = torch.bincount(parts, minlength=TIME_BINS).double().cpu()
+    return TimeSums(len(spikes), float(spikes.sum()), at_start, histogram)
+
+
 class LayerSums(NamedTuple):
     """Sums of one layer."""
 
@@ -91,6 +126,8 @@ class LayerSums(NamedTuple):
     fired: Tensor | None
     """Neurons: spikes at each step and channel, [T, C]; each sums `places` outputs."""
     places: int
+    times: TimeSums | None = None
+    """Neurons that fire once."""
 
     def merge(self, other: "LayerSums", name: str) -> "LayerSums":
         """The sums of both. Raises ValueError, naming the layer, if their shapes or steps differ."""
@@ -109,6 +146,7 @@ class LayerSums(NamedTuple):
             ),
             fired=None if self.fired is None or other.fired is None else self.fired + other.fired,
             places=self.places + other.places,
+            times=None if self.times is None or other.times is None else self.times + other.times,
         )
 
     def summary(self, name: str) -> Layer:
@@ -141,6 +179,8 @@ class LayerSums(NamedTuple):
         return replace(
             layer,
             step_rates=tuple((fired.sum(1).double() / (self.places * channels)).tolist()),
+            channel_rates=tuple((per_channel.double() / (self.places * steps)).tolist()),
             silent=int((per_channel == 0).sum()) / channels,
             saturated=int((per_channel == self.places * steps).sum()) / channels,
+            times=self.times and self.times.summary(),
         )

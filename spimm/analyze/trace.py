@@ -12,7 +12,7 @@ from spimm.files import write_text
 
 Shape = tuple[int, ...]
 Values = Literal["silent", "spikes", "integers", "reals"]
-FORMAT = "spimm-trace-2"
+FORMAT = "spimm-trace-3"
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,17 @@ class Product:
 
 
 @dataclass(frozen=True)
+class SpikeTimes:
+    """When neurons fire that fire once: 0 is where their window starts, 1 where it ends. Of all their spikes."""
+
+    mean: float
+    at_start: float
+    """Fraction that comes at the very start, the potential having reached the threshold already."""
+    histogram: tuple[float, ...]
+    """Fractions in equal parts of the window; a spike between two belongs to the later one."""
+
+
+@dataclass(frozen=True)
 class Layer:
     """A convolution, linear layer, attention core or neuron."""
 
@@ -78,9 +89,13 @@ class Layer:
     products: tuple[Product, ...] = ()
     step_rates: tuple[float, ...] = ()
     """Neurons only: fraction of outputs that are spikes, for each time step."""
+    channel_rates: tuple[float, ...] = ()
+    """Neurons only: the same for each channel (head, for a token mask), over all steps."""
     silent: float | None = None
     """Neurons only: fraction of channels (heads, for a token mask) that never fired; `saturated`: that always did."""
     saturated: float | None = None
+    times: SpikeTimes | None = None
+    """Neurons that fire once only, and None where none of them fired."""
 
     @property
     def dense(self) -> int:
@@ -146,7 +161,9 @@ class Trace:
         """One row a layer, for a terminal."""
         table = Table(title=f"{self.model}: {self.samples} samples, {self.num_steps} steps")
         table.add_column("layer", no_wrap=True)
-        for heading in ("kind", "output", "steps", "Mop / step", "input ≠ 0", "mean |input|", "firing rate", "silent"):
+        headings = ["kind", "output", "steps", "Mop / step", "input ≠ 0", "mean |input|", "firing rate", "silent"]
+        timed = any(entry.times for entry in self.layers)
+        for heading in headings + ["spike time", "at start"] * timed:
             table.add_column(heading, justify="right")
         for entry in self.layers:
             table.add_row(
@@ -159,6 +176,7 @@ class Trace:
                 " ".join(f"{values.magnitude:.3f}" for values in entry.inputs),
                 f"{entry.rate:.4f}" if entry.step_rates else "",
                 f"{entry.silent:.0%}" if entry.silent is not None else "",
+                *([f"{entry.times.mean:.3f}", f"{entry.times.at_start:.0%}"] if entry.times else []),
             )
         return table
 
@@ -167,6 +185,7 @@ def _layer(data: dict[str, Any]) -> Layer:
     parts = {
         "inputs": tuple(Input(**{**entry, **_tuples(entry)}) for entry in data["inputs"]),
         "products": tuple(Product(**entry) for entry in data["products"]),
+        "times": data["times"] and SpikeTimes(**{**data["times"], **_tuples(data["times"])}),
     }
     return Layer(**{**data, **_tuples(data), **parts})
 

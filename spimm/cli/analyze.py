@@ -7,7 +7,7 @@ from typing import Literal
 import tyro
 
 from spimm.analyze import analyze as analyze_model
-from spimm.analyze import energy, plot, save_plot
+from spimm.analyze import energy, plot, save_plot, sparsity, total_spikes
 from spimm.analyze import purity as purity_of
 from spimm.cli.console import wide_console
 from spimm.cli.subject import SubjectOptions
@@ -25,8 +25,8 @@ def analyze(
 ) -> None:
     """Firing rates and energy of a trained model, e.g. 'spimm analyze runs/digits --out report'.
 
-    Prints a row for each layer, then the energy at 45 nm with integers read both ways: any non-zero value as one spike,
-    and a value of n as n spikes.
+    Prints a row for each layer, of neurons that fire once the sparsity S/N, then the energy at 45 nm with integers read
+    both ways: any non-zero value as one spike, and a value of n as n spikes.
 
     Args:
         subject: what to analyze.
@@ -55,6 +55,9 @@ def analyze(
         )
     console = wide_console()
     console.print(result.trace.table())
+    if any(layer.times for layer in result.trace.layers):
+        spikes = total_spikes(result.trace)
+        console.print(f"sparsity S/N {sparsity(result.trace):.4f}: {spikes:,.1f} spikes per image, outputs included")
     if loaded.merge_costs:
         console.print(cost_table(loaded.merge_costs))
     if purity:

@@ -28,9 +28,14 @@ def evaluate(
     loaded = subject.load(batch_size, precision=precision)
     metrics = evaluate_model(loaded.model, loaded.test_loader(), Classify(loaded.data.num_classes), precision=precision)
     if as_json:
-        print(json.dumps({"data": loaded.recipe.data, "model": loaded.recipe.model, **metrics}))
+        sizes = {} if loaded.sizes is None else {"bytes": loaded.sizes._asdict()}
+        print(json.dumps({"data": loaded.recipe.data, "model": loaded.recipe.model, **metrics, **sizes}))
         return
-    wide_console().print(
+    console = wide_console()
+    console.print(
         f"{loaded.recipe.model} on {loaded.data.name}: top-1 {metrics['top1']:.2f} %, top-5 {metrics['top5']:.2f} %, "
         f"loss {metrics['loss']:.4f}, {metrics['images']} test images"
     )
+    if loaded.sizes is not None:
+        before, after = loaded.sizes
+        console.print(f"weights of {subject.bits} bits per {subject.per}: {after:,} bytes in place of {before:,}")

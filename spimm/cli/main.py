@@ -14,6 +14,7 @@ from spimm.cli.evaluate import evaluate
 from spimm.cli.info import info
 from spimm.cli.models import models
 from spimm.cli.quickstart import quickstart
+from spimm.cli.simulate import simulate
 from spimm.cli.train import train
 from spimm.kernels import keep_freed_memory
 
@@ -22,6 +23,7 @@ COMMANDS = {
     "train": train,
     "eval": evaluate,
     "analyze": analyze,
+    "simulate": simulate,
     "bench": bench,
     "info": info,
     "quickstart": quickstart,

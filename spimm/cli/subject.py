@@ -9,8 +9,10 @@ import tyro
 from torch import nn
 
 from spimm.data import ImageData, Loader
-from spimm.deploy import Merge, MergeCost, fold, merge_costs
+from spimm.deploy import Merge, MergeCost, Sizes, fold, merge_costs, quantise, quantised_sizes
+from spimm.layers import Per
 from spimm.models import load_weights, model_card
+from spimm.models.pretrained import shipped_weights
 from spimm.train import Recipe, build_data, build_loader, build_model, load_run
 
 
@@ -23,6 +25,8 @@ class Subject:
     data: ImageData
     merge_costs: tuple[MergeCost, ...] = ()
     """Of the rows of convolutions that were folded."""
+    sizes: Sizes | None = None
+    """With --bits: bytes before quantising and after."""
 
     def test_loader(self) -> Loader:
         """Test images in order, normalised as in training."""
@@ -31,16 +35,18 @@ class Subject:
 
 @dataclass(frozen=True)
 class SubjectOptions:
-    """A run's folder, or --model with or without --weights."""
+    """A run's folder, or --model, with --pretrained, --weights or neither."""
 
     run: Annotated[Path | None, tyro.conf.Positional] = None
     """folder that 'spimm train' wrote"""
     model: str | None = None
-    """a model by name, in place of a run; random weights unless --weights"""
+    """a model by name, in place of a run; random weights unless --pretrained or --weights"""
+    pretrained: bool = False
+    """the weights that ship for --model"""
     weights: Path | None = None
     """safetensors file for --model"""
     data: str | None = None
-    """data set; by default the run's, or digits"""
+    """data set; by default the run's, that of the shipped weights, or digits"""
     data_dir: Path | None = None
     """folder with the data sets; the environment variable SPIMM_DATA by default"""
     which: Literal["best", "last"] = "best"
@@ -51,17 +57,31 @@ class SubjectOptions:
     """fold batch norms into convolutions first, for bf16 with weights in bf16"""
     merge: Merge = "cheaper"
     """with --fold: rows of convolutions (RepConv, SepConv) made one dense convolution, split, or what is cheaper"""
+    bits: int | None = None
+    """quantise the weights of convolutions and linear layers, 2 to 8 bits; after --fold"""
+    per: Per = "layer"
+    """with --bits: what shares a scale, a layer or each of its output channels"""
 
     def load(self, batch_size: int, *, precision: str = "fp32") -> Subject:
-        """The model, folded if asked, and its data. Raises ValueError unless one of run and model is given."""
+        """The model, folded and quantised if asked, and its data.
+
+        Raises ValueError unless one of run and model is given.
+        """
         if (self.run is None) == (self.model is None):
             raise ValueError("give either the folder of a training run or --model NAME")
+        if self.run is not None and (self.pretrained or self.weights):
+            raise ValueError(f"--pretrained and --weights are for --model, got one of them for the run {self.run}")
+        if self.pretrained and self.weights:
+            raise ValueError(f"give either --pretrained or --weights, got both, --weights {self.weights}")
         options = {} if self.num_steps is None else {"num_steps": self.num_steps}
         subject = self._named(self.model, options) if self.model is not None else self._trained(options)
         costs = merge_costs(subject.model) if self.fold else []
         if self.fold:
             folded = fold(subject.model, dtype=torch.bfloat16 if precision == "bf16" else None, merge=self.merge)
             subject = replace(subject, model=folded)
+        if self.bits is not None:
+            sizes = quantised_sizes(subject.model, self.bits, self.per)
+            subject = replace(subject, model=quantise(subject.model, self.bits, self.per), sizes=sizes)
         recipe = replace(subject.recipe, batch_size=batch_size)
         return replace(subject, recipe=recipe, merge_costs=tuple(costs))
 
@@ -73,13 +93,14 @@ class SubjectOptions:
         return Subject(network.eval(), recipe, images)
 
     def _named(self, name: str, options: dict[str, Any]) -> Subject:
-        data, card = self.data or "digits", model_card(name)
+        card = model_card(name)
+        data = self.data or (shipped_weights(name).data if self.pretrained else "digits")
         shape: dict[str, Any] = {"image_size": card.input_size[-1]}
         if data.startswith("events:"):
             shape = {"frames": self.num_steps or card.num_steps}
         recipe = Recipe(model=name, data=data, model_options=options, **shape)
         images = build_data(recipe, data_dir=self.data_dir)
-        network = build_model(recipe, images)
+        network = build_model(recipe, images, pretrained=self.pretrained)
         if self.weights is not None:
             load_weights(network, self.weights)
         return Subject(network.eval(), recipe, images)

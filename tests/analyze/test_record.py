@@ -30,6 +30,7 @@ def test_a_network_counted_by_hand_has_these_rates(countable: Build, one_pixel: 
     assert stem.output_shape == (2, 2, 2)
     assert stem.step_rates == (1 / 16, 2 / 16, 1 / 16, 2 / 16)  # 1 or 2 spikes of 2 samples, 2 channels, 4 pixels
     assert stem.rate == pytest.approx(6 / 64)
+    assert stem.channel_rates == (2 / 32, 4 / 32)  # 2 and 4 spikes of 2 samples, 4 steps, 4 pixels
     assert (stem.silent, stem.saturated) == (0, 0)
     body = trace.layer("body.neuron")  # 3x3 over 2x2: each pixel of the first image sees every spike, and fires
     assert body.step_rates == (0.5, 0.5, 0.5, 0.5)

@@ -32,7 +32,7 @@ def test_a_file_holds_the_trace_and_nothing_lies_beside_it(trace: Trace, tmp_pat
 
 
 def test_other_json_is_refused(trace: Trace) -> None:
-    with pytest.raises(ValueError, match="format is None, wanted 'spimm-trace-2'"):
+    with pytest.raises(ValueError, match="format is None, wanted 'spimm-trace-3'"):
         Trace.from_json("[]")
     damaged = json.loads(trace.to_json())
     del damaged["layers"][0]["steps"]

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
+from spimm.analyze import Trace, sparsity
 from spimm.cli.main import main
 from spimm.cli.subject import SubjectOptions
+from spimm.models import pretrained
+from spimm.train import load_run
 
 SHORT = ("epochs=1", "warmup_epochs=0", "batch_size=256", "tensorboard=false")
 
@@ -72,6 +76,49 @@ def test_the_energy_of_a_run_is_counted_by_another_formula_and_at_a_given_rate(r
     assert {line["rate"] for line in report["lines"] if line["group"] != "input"} == {0.25}
 
 
+def test_a_run_is_put_on_a_chip_and_its_trace_again_on_another(run, tmp_path, capsys):
+    options = ["--mesh", "6x6", "--placement", "snake", "--hop-pj", "50", "--out", str(tmp_path)]
+    assert main(["simulate", str(run), "--images", "20", *options]) == 0
+    assert "on 6x6 cores, 20 samples" in capsys.readouterr().out
+    first = json.loads((tmp_path / "simulation.json").read_text())
+    assert first["spikes"] > 0 and first["energy_costs"]["hop_pj"] == 50
+    assert (tmp_path / "mesh.png").read_bytes().startswith(b"\x89PNG")
+    options = ["--delivery", "unicast", "--neurons-per-core", "256", "--count-input", "--out", str(tmp_path / "again")]
+    assert main(["simulate", "--trace", str(tmp_path / "trace.json"), *options]) == 0
+    capsys.readouterr()
+    again = json.loads((tmp_path / "again" / "simulation.json").read_text())
+    assert again["layers"][0]["layer"] == "input"
+    assert again["spikes"] == pytest.approx(first["spikes"] + again["layers"][0]["spikes"])
+    assert len(again["cores"]) > len(first["cores"])
+
+
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("per", ["layer", "channel"])
+def test_a_trained_run_is_evaluated_with_few_bits(run, per, fold, capsys):
+    convs = [
+        part
+        for part in SubjectOptions(run=run, bits=2, per=per, fold=fold).load(5).model.modules()
+        if isinstance(part, nn.Conv2d)
+    ]
+    assert convs and all(row.unique().numel() <= 3 for conv in convs for row in conv.weight)
+    assert any(conv.weight.unique().numel() > 3 for conv in convs) == (per == "channel")
+    options = ["--bits", "4", "--per", per, *["--fold"] * fold]
+    assert main(["eval", str(run), *options]) == 0
+    assert f"weights of 4 bits per {per}: " in capsys.readouterr().out
+    assert main(["eval", str(run), *options, "--as-json"]) == 0
+    sizes = json.loads(capsys.readouterr().out)["bytes"]
+    assert 0 < sizes["after"] < sizes["before"] / 3
+
+
+def test_the_energy_of_a_run_with_few_bits_is_counted(run, tmp_path, capsys):
+    rates = []
+    for name, options in (("floats", []), ("bits", ["--bits", "2"])):
+        assert main(["analyze", str(run), "--images", "20", "--out", str(tmp_path / name), *options]) == 0
+        rates.append(Trace.from_json((tmp_path / name / "trace.json").read_text()).firing_rates())
+    capsys.readouterr()
+    assert rates[0].keys() == rates[1].keys() and rates[0] != rates[1]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_trained_run_is_evaluated_folded(run, precision, capsys):
     found = []
@@ -89,6 +136,13 @@ def test_rows_of_convolutions_are_merged_as_asked_and_both_costs_shown(merge, de
     layers = {layer["name"] for layer in json.loads((tmp_path / "trace.json").read_text())["layers"]}
     assert ("stages.0.blocks.0.sep_conv.branch.mix.conv" in layers) == dense
     assert ("stages.0.blocks.0.sep_conv.branch.mix.conv.1" in layers) != dense
+
+
+def test_the_sparsity_of_neurons_that_fire_once_is_printed(tmp_path, capsys):
+    assert main(["analyze", "--model", "ttfs_mnist_cnn", "--images", "2", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    trace = Trace.from_json((tmp_path / "trace.json").read_text())
+    assert f"sparsity S/N {sparsity(trace):.4f}" in out
 
 
 def test_a_trained_run_is_analyzed_into_a_folder(run, tmp_path, capsys):
@@ -114,6 +168,40 @@ def test_a_named_model_is_evaluated_on_events(event_run, capsys):
     data = ["--data", "events:nmnist_small.npz", "--data-dir", str(event_run.parent)]
     assert main(["eval", "--model", "metaspikeformer_nmnist", *data, "--as-json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 5
+
+
+@pytest.fixture
+def shipped(run, tmp_path, monkeypatch) -> str:
+    """Name of the run's model, whose weights ship with the package."""
+    recipe, model = load_run(run)
+    facts = {"data": "digits", "top1": 12.34, "recipe": recipe.name, "seed": recipe.seed}
+    pretrained.ship(model, recipe.model, tmp_path, **facts)
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    return recipe.model
+
+
+def test_shipped_weights_are_evaluated_and_analyzed_on_their_data(run, shipped, tmp_path, capsys):
+    assert main(["eval", str(run), "--as-json"]) == 0
+    expected = json.loads(capsys.readouterr().out)
+    assert main(["eval", "--model", shipped, "--pretrained", "--as-json"]) == 0
+    assert json.loads(capsys.readouterr().out) == expected
+    assert main(["analyze", "--model", shipped, "--pretrained", "--images", "4"]) == 0
+    assert "4 samples" in capsys.readouterr().out
+
+
+def test_models_shows_whose_weights_ship(shipped, capsys):
+    assert main(["models", "qkformer_3_*"]) == 0
+    assert "12.34 % digits" in capsys.readouterr().out
+
+
+def test_shipped_weights_stand_alone(run, shipped, tmp_path, capsys):
+    assert "--pretrained and --weights are for --model" in error_of(["eval", str(run), "--pretrained"], capsys)
+    assert "are for --model" in error_of(["eval", str(run), "--weights", "w.safetensors"], capsys)
+    both = ["eval", "--model", shipped, "--pretrained", "--weights", "w.safetensors"]
+    assert "--weights w.safetensors" in error_of(both, capsys)
+    assert "no weights ship for 'qkformer_10_384', only for: " + shipped in error_of(
+        ["eval", "--model", "qkformer_10_384", "--pretrained"], capsys
+    )
 
 
 def test_a_named_model_is_evaluated_without_a_run(capsys):
@@ -148,7 +236,14 @@ def test_train_shows_a_recipe_with_its_changes(capsys):
         (["analyze", "--model", "qkformer_3_64_digits", "--images", "0"], "images is 0"),
         (["analyze", "--model", "qkformer_3_64_digits", "--formula", "excel"], "metaspikeformer"),
         (["analyze", "--model", "qkformer_3_64_digits", "--rate", "-1"], "rate is -1"),
+        (["eval", "--model", "qkformer_3_64_digits", "--bits", "1"], "bits is 1; wanted 2 to 8"),
+        (["train", "digits", "weight_bits=9"], "weight_bits must be None or 2 to 8, got 9"),
         (["bench", "norm_liff"], "norm_lif"),
+        (["simulate", "--model", "qkformer_3_64_digits", "--mesh", "5"], "mesh is '5'; wanted COLUMNSxROWS"),
+        (["simulate", "--model", "qkformer_3_64_digits", "--images", "1", "--mesh", "3x2"], "needs 31 cores"),
+        (["simulate", "--model", "qkformer_3_64_digits", "--images", "0"], "images is 0"),
+        (["simulate", "--model", "qkformer_3_64_digits", "--trace", "trace.json"], "not both"),
+        (["simulate"], "--model NAME"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_what_was_wanted(arguments, named, tmp_path, monkeypatch, capsys):

@@ -1,15 +1,16 @@
 """The compiled ops are ordinary torch ops: schemas, fake tensors, autograd and torch.compile agree with eager mode."""
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from spimm.kernels import Dynamics, lif, multi_lif, norm_lif
+from spimm.kernels import Dynamics, lif, multi_lif, norm_lif, rel_psp
 from spimm.kernels.cpu import NeuronCode
-from spimm.layers import ConvNormNeuron
-from spimm.neurons import LIF, PLIF
+from spimm.layers import ConvNormNeuron, PSPConv2d, PSPLinear, TTFSUnit
+from spimm.neurons import LIF, PLIF, RelPSP
 from spimm.surrogate import ATan
 
 from .conftest import values
@@ -78,6 +79,62 @@ def test_multi_lif_is_a_sound_op(concat: bool, dtype: torch.dtype) -> None:
     grad = torch.ops.spimm.multi_lif(x.detach(), numbers, 3, concat, *CODE)
     arguments = (grad, x.detach(), numbers, 3, concat, True, *CODE)
     torch.library.opcheck(torch.ops.spimm.multi_lif_backward.default, arguments, test_utils=CHECKS)
+
+
+@opcheck_warnings
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize("clip", [math.inf, 11.0])
+def test_rel_psp_is_a_sound_op(clip: float, pool: int, dtype: torch.dtype) -> None:
+    drive, settings = values(2, 3, 4, 5, 7).to(dtype).movedim(-1, 2), (2.5, pool, True, clip)
+    spikes = torch.ops.spimm.rel_psp(drive, *settings)
+    torch.library.opcheck(torch.ops.spimm.rel_psp.default, (drive.requires_grad_(), *settings), test_utils=CHECKS)
+    arguments = (spikes[0], drive.detach(), *settings)
+    torch.library.opcheck(torch.ops.spimm.rel_psp_backward.default, arguments, test_utils=CHECKS)
+    if pool == 1:
+        arguments = (values(2, 3, 5).to(dtype).requires_grad_(), *settings)
+        torch.library.opcheck(torch.ops.spimm.rel_psp.default, arguments, test_utils=CHECKS)
+
+
+@opcheck_warnings
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("planes", [1, 2])
+def test_psp_conv2d_is_a_sound_op(planes: int, dtype: torch.dtype) -> None:
+    spikes, weight = values(planes, 3, 4, 5, 7).to(dtype).movedim(-1, 2), values(6, 7, 3, 3, seed=1).to(dtype)
+    arguments = (spikes.requires_grad_(), weight.requires_grad_(), 1)
+    torch.library.opcheck(torch.ops.spimm.psp_conv2d.default, arguments, test_utils=CHECKS)
+    grad = torch.ops.spimm.psp_conv2d(*arguments).detach()
+    for needs in ((True, True), (True, False), (False, True)):
+        arguments = (grad, spikes.detach(), weight.detach(), 1, *needs)
+        torch.library.opcheck(torch.ops.spimm.psp_conv2d_backward.default, arguments, test_utils=CHECKS)
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+def test_a_compiled_unit_of_spike_times_equals_the_eager_one(pool: int) -> None:
+    torch.manual_seed(0)
+    units = [
+        (TTFSUnit(PSPConv2d(3, 6, 3, padding=1), RelPSP(clip=11.0), pool=pool), (2, 4, 3, 7, 5)),
+        (TTFSUnit(PSPLinear(30, 12), RelPSP(window=2.5)), (2, 4, 30)),
+    ]
+    torch.compiler.reset()
+    for unit, shape in units:
+        activation = values(*shape)[0].float().clamp(0, 1)
+        x = torch.stack([activation, (activation > 0).float()]).requires_grad_()
+        results = []
+        for function in (unit, torch.compile(unit, fullgraph=True, backend="aot_eager")):
+            spikes = function(x)
+            loss = (spikes[0] * values(*spikes[0].shape, seed=3).float()).sum()
+            results.append([spikes, *torch.autograd.grad(loss, [x, *unit.parameters()])])
+        for eager, compiled in zip(*results, strict=True):
+            torch.testing.assert_close(eager, compiled, atol=1e-5, rtol=1e-5)
+
+
+def test_compiled_spike_times_accept_another_batch_size() -> None:
+    compiled = torch.compile(rel_psp, fullgraph=True, backend="aot_eager", dynamic=True)
+    torch.compiler.reset()
+    for batch in (2, 3, 7):
+        drive = values(2, batch, 5, 4, 4).float()
+        assert torch.equal(compiled(drive, pool=2), rel_psp(drive, pool=2))
 
 
 def test_a_compiled_multi_lif_equals_the_eager_one() -> None:

@@ -4,6 +4,7 @@ What the interpreter cannot show: races, the rounding to bfloat16 (it truncates)
 """
 
 import logging
+import math
 import os
 import re
 import subprocess
@@ -30,6 +31,7 @@ from spimm.kernels import (
     norm_lif,
     norm_lif_membrane,
     norm_pool_lif,
+    rel_psp,
     token_mask,
 )
 from spimm.kernels.lif import reference as lif_reference
@@ -459,3 +461,22 @@ def test_every_kernel_compiles_for_a_gpu_that_is_not_here() -> None:
     for path in Path(kernels.__file__).parent.rglob("*.py"):
         defined |= set(re.findall(r"\n@triton.jit.*\ndef (\w+_kernel|column_sums|finish_moments)\(", path.read_text()))
     assert set(child.stdout.split()) == defined
+
+
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("clip", [math.inf, 1.25])
+@pytest.mark.parametrize(("shape", "pool"), [((7, 33), 1), ((2, 3, 6, 5), 1), ((2, 19, 9, 7), 2), ((1, 5, 7, 7), 3)])
+def test_spike_times_and_their_gradients_are_those_of_the_reference(
+    device: str, shape: tuple[int, ...], pool: int, clip: float, closed: bool
+) -> None:
+    drive = values(2, *shape).float()
+    drive[:, ..., 0] = 0  # no input at all
+    settings = {"window": 2.0, "pool": pool, "closed": closed, "clip": clip}
+    found, truth = (drive.to(device).requires_grad_(), drive.double().requires_grad_())
+    spikes, expected = rel_psp(found, **settings, backend="triton"), rel_psp(truth, **settings, backend="reference")
+    grad = values(*expected.shape, seed=1)
+    torch.testing.assert_close(spikes.double().cpu(), expected, atol=1e-6, rtol=1e-5)
+    (grad_found,) = torch.autograd.grad(spikes, found, grad.to(spikes))
+    (grad_truth,) = torch.autograd.grad(expected, truth, grad)
+    assert grad_truth.any()
+    torch.testing.assert_close(grad_found.double().cpu(), grad_truth, atol=1e-5, rtol=1e-4)
