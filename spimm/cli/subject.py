@@ -14,6 +14,7 @@ from spimm.layers import Per
 from spimm.models import load_weights, model_card
 from spimm.models.pretrained import shipped_weights
 from spimm.train import Recipe, build_data, build_loader, build_model, load_run
+from spimm.train.overrides import read_options
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class SubjectOptions:
     """the run's best or last checkpoint"""
     num_steps: int | None = None
     """time steps, and frames of events, if not those of training"""
+    options: tuple[str, ...] = ()
+    """other options of the model than those of training, such as readout=time"""
     fold: bool = False
     """fold batch norms into convolutions first, for bf16 with weights in bf16"""
     merge: Merge = "cheaper"
@@ -73,7 +76,8 @@ class SubjectOptions:
             raise ValueError(f"--pretrained and --weights are for --model, got one of them for the run {self.run}")
         if self.pretrained and self.weights:
             raise ValueError(f"give either --pretrained or --weights, got both, --weights {self.weights}")
-        options = {} if self.num_steps is None else {"num_steps": self.num_steps}
+        options: dict[str, Any] = {} if self.num_steps is None else {"num_steps": self.num_steps}
+        options |= read_options(self.options)
         subject = self._named(self.model, options) if self.model is not None else self._trained(options)
         costs = merge_costs(subject.model) if self.fold else []
         if self.fold:

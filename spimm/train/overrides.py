@@ -41,6 +41,11 @@ def apply_overrides(recipe: Recipe, tokens: Sequence[str]) -> Recipe:
     return replace(recipe, **changes)
 
 
+def read_options(tokens: Sequence[str]) -> dict[str, OptionValue]:
+    """Options of a model from `key=value` texts, each value read as bool, int, float or else text."""
+    return {key: _option(text) for key, text in _pairs(tokens)}
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """Text that names the entries of `known` most like `name`, or all of them where none is."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

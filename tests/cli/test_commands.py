@@ -209,6 +209,16 @@ def test_a_named_model_is_evaluated_without_a_run(capsys):
     assert json.loads(capsys.readouterr().out)["model"] == "qkformer_3_64_digits"
 
 
+def test_a_model_is_evaluated_with_other_options(run, capsys):
+    named = ["eval", "--model", "qkformer_3_64_digits", "--as-json", "--options"]
+    assert main([*named, "attention=qkta,ssa,ssa", "num_steps=1"]) == 0
+    assert "wanted at least 1" in error_of([*named, "num_steps=0"], capsys)
+    assert main(["eval", str(run), "--as-json"]) == 0
+    trained = json.loads(capsys.readouterr().out)
+    assert main(["eval", str(run), "--as-json", "--options", "tau=1.01"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] != trained["loss"]
+
+
 def test_quickstart_trains_measures_and_draws(tmp_path, capsys):
     assert main(["quickstart", *SHORT, "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
