@@ -12,22 +12,24 @@ namespace spimm::SPIMM_ISA {
 struct Fired {
     Vec activation;  // what is left of the window; NaN if the drive is
     Mask fired, crosses;
+    Vec rate;  // 1 / (1 + W) where the threshold is met behind the start
 };
 
 static inline Fired fire(Vec z, Vec weights, const FiringWindow &window) {
     const Vec end = fma(all(window.length), weights, z);
     const Mask at_start = z >= window.length, below = window.closed ? end < 0.0f : end <= 0.0f;
     const Mask crosses = ~at_start & ~below;
-    const Vec activation = crosses ? at_most(window.length, end / (crosses ? 1.0f + weights : all(1.0f))) : Vec{};
-    return {at_start ? all(window.length) : activation, at_start | crosses, crosses};
+    const Vec rate = 1.0f / (crosses ? 1.0f + weights : all(1.0f));
+    const Vec activation = crosses ? at_most(window.length, end * rate) : Vec{};
+    return {at_start ? all(window.length) : activation, at_start | crosses, crosses, rate};
 }
 
 // da/dz and da/dW.
 struct Slopes { Vec of_z, of_weights; };
 
-template <bool clips> static inline Slopes slopes_of(const Fired &spike, Vec weights, const FiringWindow &window) {
+template <bool clips> static inline Slopes slopes_of(const Fired &spike, const FiringWindow &window) {
     const Mask inside = spike.crosses & (spike.activation > 0.0f) & (spike.activation < window.length);
-    const Vec rate = inside ? 1.0f / (inside ? 1.0f + weights : all(1.0f)) : Vec{};
+    const Vec rate = inside ? spike.rate : Vec{};
     if constexpr (!clips) return {rate, (window.length - spike.activation) * rate};
     const Vec of_z = at_most(window.clip, rate);
     return {of_z, at_most(window.clip, (2.0f * window.length - spike.activation) * rate) - window.length * of_z};
@@ -86,7 +88,8 @@ static void forward_single(const S *drive, S *spikes, const FiringWindow &window
     }
 }
 
-template <class S, bool clips>
+// `side` pixels of a square, whose neurons then stay in registers; 0 for any.
+template <class S, bool clips, int side>
 static void backward_pooled(const S *drive, const S *grad, S *grad_drive, const FiringWindow &window, const SpikeExtent &e,
                             int num_threads) {
     const Squares squares(e);
@@ -98,23 +101,28 @@ static void backward_pooled(const S *drive, const S *grad, S *grad_drive, const 
             const int64_t begin = squares.begin(row, e) + column * e.pool * squares.pixel;
             const S *from = grad + row * out_line + column * squares.pixel;
             for_each_register(e.channels, [&](int64_t c, auto count) {
+                const int64_t pool = side > 0 ? side : e.pool, cells = pool * pool;
+                Fired kept[side > 0 ? side * side : 1];
+                const auto place = [&](int64_t i) { return begin + i / pool * squares.line + i % pool * squares.pixel + c; };
+                const auto spike_at = [&](int64_t i) {
+                    const S *at = drive + place(i);
+                    return fire(load_vec(at, count), load_vec(at + squares.map, count), window);
+                };
                 Vec highest = all(-1.0f);
-                for (int64_t i = 0; i < e.pool * e.pool; ++i) {
-                    const S *at = drive + begin + i / e.pool * squares.line + i % e.pool * squares.pixel + c;
-                    const Vec found = fire(load_vec(at, count), load_vec(at + squares.map, count), window).activation;
-                    highest = found > highest ? found : highest;
+                for (int64_t i = 0; i < cells; ++i) {
+                    const Fired spike = spike_at(i);
+                    highest = spike.activation > highest ? spike.activation : highest;
+                    if constexpr (side > 0) kept[i] = spike;
                 }
                 Mask open = ~Mask{};  // the first of the highest takes the gradient
                 const Vec g = load_vec(from + c, count);
-                for (int64_t i = 0; i < e.pool * e.pool; ++i) {
-                    const int64_t at = begin + i / e.pool * squares.line + i % e.pool * squares.pixel + c;
-                    const Vec weights = load_vec(drive + squares.map + at, count);
-                    const Fired spike = fire(load_vec(drive + at, count), weights, window);
+                for (int64_t i = 0; i < cells; ++i) {
+                    const Fired spike = side > 0 ? kept[i] : spike_at(i);
                     const Mask wins = open & (spike.activation == highest);
                     open &= ~wins;
-                    const Slopes slopes = slopes_of<clips>(spike, weights, window);
-                    store_vec(grad_drive + at, wins ? g * slopes.of_z : Vec{}, count);
-                    store_vec(grad_drive + squares.map + at, wins ? g * slopes.of_weights : Vec{}, count);
+                    const Slopes slopes = slopes_of<clips>(spike, window);
+                    store_vec(grad_drive + place(i), wins ? g * slopes.of_z : Vec{}, count);
+                    store_vec(grad_drive + squares.map + place(i), wins ? g * slopes.of_weights : Vec{}, count);
                 }
             });
         }
@@ -128,8 +136,9 @@ static void backward_single(const S *drive, const S *grad, S *grad_drive, const 
     for (int64_t block = 0; block < blocks; ++block) {
         const int64_t i = block * lanes;
         const auto at = [&](auto count) {
-            const Vec weights = load_vec(drive + size + i, count), g = load_vec(grad + i, count);
-            const Slopes slopes = slopes_of<clips>(fire(load_vec(drive + i, count), weights, window), weights, window);
+            const Vec g = load_vec(grad + i, count);
+            const Fired spike = fire(load_vec(drive + i, count), load_vec(drive + size + i, count), window);
+            const Slopes slopes = slopes_of<clips>(spike, window);
             store_vec(grad_drive + i, g * slopes.of_z, count);
             store_vec(grad_drive + size + i, g * slopes.of_weights, count);
         };
@@ -155,8 +164,11 @@ static void backward(Storage storage, const void *drive, const void *grad, void 
         const auto run = [&]<bool clips>() {
             const S *x = static_cast<const S *>(drive), *g = static_cast<const S *>(grad);
             S *to = static_cast<S *>(grad_drive);
-            e.pool == 1 ? backward_single<S, clips>(x, g, to, window, e.images * e.height * e.width * e.channels, num_threads)
-                        : backward_pooled<S, clips>(x, g, to, window, e, num_threads);
+            switch (e.pool) {
+            case 1: return backward_single<S, clips>(x, g, to, window, e.images * e.height * e.width * e.channels, num_threads);
+            case 2: return backward_pooled<S, clips, 2>(x, g, to, window, e, num_threads);
+            default: return backward_pooled<S, clips, 0>(x, g, to, window, e, num_threads);
+            }
         };
         std::isinf(window.clip) ? run.template operator()<false>() : run.template operator()<true>();
     });

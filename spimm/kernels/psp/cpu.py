@@ -12,6 +12,8 @@ from spimm.kernels import cpu
 from spimm.kernels.cpu import STORAGE, channels_last, extension, num_threads
 from spimm.kernels.spike_conv.cpu import event_extent, sparse_enough
 
+NARROWEST = 8  # input channels: the rows that are added up for one error
+
 _library = torch.library.Library("spimm", "FRAGMENT")
 _library.define("psp_conv2d(Tensor spikes, Tensor weight, int padding) -> Tensor")
 _library.define(
@@ -85,7 +87,8 @@ def _backward(
     grad: Tensor, spikes: Tensor, weight: Tensor, padding: int, needs_spikes: bool, needs_weight: bool
 ) -> tuple[Tensor, Tensor]:
     grad_spikes, grad_weight = spikes.new_empty(0), weight.new_empty(0)
-    few = 2 * padding < weight.shape[-1] and sparse_enough(grad[0], weight, 1, weight.shape[-1] // 2)
+    wide = weight.shape[1] >= NARROWEST and 2 * padding < weight.shape[-1]
+    few = wide and sparse_enough(grad[0], weight, 1, weight.shape[-1] // 2)
     if few:
         grad = _as_large(grad, weight.shape[-1] // 2 - padding)
     if needs_spikes:
