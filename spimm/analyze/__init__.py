@@ -21,6 +21,7 @@ from spimm.analyze.purity import Purity, PurityLine, purity
 from spimm.analyze.record import Recorder, record
 from spimm.analyze.spk_plots import plot_attended, plot_branches, plot_responses
 from spimm.analyze.trace import Input, Layer, Product, SpikeTimes, Trace
+from spimm.analyze.ttfs_plots import plot_inactive, plot_potentials, plot_raster, plot_spike_times
 
 __all__ = [
     "FORMULAS",
@@ -55,7 +56,11 @@ __all__ = [
     "plot",
     "plot_attended",
     "plot_branches",
+    "plot_inactive",
+    "plot_potentials",
+    "plot_raster",
     "plot_responses",
+    "plot_spike_times",
     "probe",
     "purity",
     "record",

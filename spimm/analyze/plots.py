@@ -27,12 +27,8 @@ FIRST_STEP, LAST_STEP = 0.72, 0.1  # greys
 
 def plot(trace: Trace, energy: EnergyReport) -> "Figure":
     """Bars for the rates with a dot for each time step, stacked bars for the energy. Needs no display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = max(len(trace.firing_rates()), 12)
-    figure = Figure(figsize=(13, 1.7 + 0.2 * rows), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, 1.7 + 0.2 * rows)
     rates, joules = figure.subplots(1, 2, width_ratios=(1.5, 1))
     figure.get_layout_engine().set(wspace=0.06, w_pad=0.1, h_pad=0.08)  # type: ignore[union-attr]
     unit, per_millijoule = _unit(energy)
@@ -43,6 +39,24 @@ def plot(trace: Trace, energy: EnergyReport) -> "Figure":
     _draw_energy(joules, energy)
     figure.legend(*joules.get_legend_handles_labels(), loc="outside lower right", ncols=6, frameon=False, fontsize=8)
     return figure
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of that size in inches. Needs no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def tidy(axes: "Axes") -> None:
+    """A faint grid behind what is drawn, and no frame but on the left and below."""
+    axes.grid(color=FAINT, linewidth=0.6, zorder=0)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def save_plot(figure: "Figure", path: str | Path) -> Path:
@@ -83,7 +97,7 @@ def _draw_rates(axes: "Axes", trace: Trace) -> None:
     axes.set_xlim(left=0)
     axes.set_xlabel("spikes per neuron and step")
     axes.set_title("Firing rate (bar: mean; dots: single steps, darker is later)", loc="left", color=INK, fontsize=10)
-    _tidy(axes)
+    _tidy_bars(axes)
 
 
 def _draw_energy(axes: "Axes", energy: EnergyReport) -> None:
@@ -104,10 +118,10 @@ def _draw_energy(axes: "Axes", energy: EnergyReport) -> None:
     axes.tick_params(axis="y", labelsize=8)
     axes.set_xlabel(f"{unit} per sample")
     axes.set_title("Energy", loc="left", color=INK, fontsize=10)
-    _tidy(axes)
+    _tidy_bars(axes)
 
 
-def _tidy(axes: "Axes") -> None:
+def _tidy_bars(axes: "Axes") -> None:
     axes.grid(axis="x", color=FAINT, linewidth=0.6, zorder=0)
     axes.tick_params(length=0)
     axes.tick_params(axis="x", labelsize=8)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spimm.analyze.plots import FAINT, INK
+from spimm.analyze.plots import INK, new_figure, tidy
 from spimm.layers import GroupAttention
 from spimm.layers.spk import sum_branches
 from spimm.neurons import MultiLIF
@@ -55,7 +55,7 @@ def plot_responses(blocks: Mapping[str, nn.Module], inputs: Tensor, *, steps: Se
             panels += [(f"{title}, half {i + 1}", [curve[:, i] for curve in curves]) for i in range(2)]
     columns = min(3, len(panels)) if len(panels) != 4 else 2
     rows = -(-len(panels) // columns)
-    figure = _figure(3.1 * columns, 1.75 * rows + 0.7)
+    figure = new_figure(3.1 * columns, 1.75 * rows + 0.7)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
     for axes, (title, curves) in zip(grid.flat, panels, strict=False):
         for count, curve, colour, width in zip(steps, curves, STEP_COLOURS, STEP_WIDTHS, strict=False):
@@ -73,7 +73,7 @@ def plot_responses(blocks: Mapping[str, nn.Module], inputs: Tensor, *, steps: Se
         axes.locator_params("y", nbins=5, steps=(1, 2, 2.5, 5, 10))
         axes.locator_params("x", nbins=8)
         axes.margins(x=0)
-        _tidy(axes)
+        tidy(axes)
     for i in range(len(panels), grid.size):
         grid.flat[i].set_visible(False)
         grid.flat[i - columns].tick_params(labelbottom=True)
@@ -115,7 +115,7 @@ def plot_branches(block: MultiLIF, currents: Mapping[str, Tensor], *, branch: in
     """
     if not 0 <= branch < len(block.thresholds):
         raise ValueError(f"branch is {branch}; the block has {len(block.thresholds)}, from 0")
-    figure = _figure(4.6 * len(currents), 5.4)
+    figure = new_figure(4.6 * len(currents), 5.4)
     heights = (1, 1.2, 0.28 * len(block.thresholds) + 0.2, 0.8)
     grid = figure.subplots(4, len(currents), squeeze=False, sharex="col", sharey="row", height_ratios=heights)
     for (title, x), column in zip(currents.items(), grid.T, strict=True):
@@ -151,7 +151,7 @@ def _draw_branches(column: Sequence["Axes"], block: MultiLIF, x: Tensor, branch:
     total.set_xlabel("time step", fontsize=9)
     total.set_xlim(0.3, len(x) + 0.7)
     for axes in column:
-        _tidy(axes)
+        tidy(axes)
 
 
 def attended(core: GroupAttention, height: int, width: int, token: tuple[int, int]) -> Tensor:
@@ -179,7 +179,7 @@ def plot_attended(
     if any(side % reduction for side in (height, width) for reduction in reductions):
         raise ValueError(f"the image is {height} x {width} pixels; wanted multiples of {tuple(reductions)}")
     colours = image / 255 if np.issubdtype(image.dtype, np.integer) else image
-    figure = _figure(1.55 * len(reductions) + 0.25, (1.55 * height / width + 0.13) * len(cores) + 0.25)
+    figure = new_figure(1.55 * len(reductions) + 0.25, (1.55 * height / width + 0.13) * len(cores) + 0.25)
     grid = figure.subplots(len(cores), len(reductions), squeeze=False)
     first = next(iter(cores.values()))
     for (title, core), row in zip(cores.items(), grid, strict=True):
@@ -208,20 +208,3 @@ def _draw_attended(axes: "Axes", colours: np.ndarray, mask: Tensor, token: tuple
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
-
-
-def _figure(width: float, height: float) -> "Figure":
-    """An empty figure of that size in inches. Needs no display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _tidy(axes: "Axes") -> None:
-    axes.grid(color=FAINT, linewidth=0.6, zorder=0)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)

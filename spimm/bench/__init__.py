@@ -14,6 +14,7 @@ from spimm.bench import scaling_attention as scaling_attention
 from spimm.bench import spk as spk
 from spimm.bench import startup as startup
 from spimm.bench import ttfs as ttfs
+from spimm.bench import ttfs_inference as ttfs_inference
 from spimm.bench.agreement import Mismatch
 from spimm.bench.peers import spikingjelly as require_peers
 from spimm.bench.registry import Case, Options, Plan, Ratio, Series, Sweep, Work, find_case, list_cases, register_case

@@ -29,21 +29,23 @@ INK = 0.2
 """Share of pixels that are not black, as in MNIST."""
 
 
-def _network(model: str, quick: bool) -> TTFSNet:
+def network_of(model: str, quick: bool) -> TTFSNet:
+    """The network with random weights, the same at every call, or a tiny one."""
     torch.manual_seed(0)
     network = create_model(model, **(QUICK[model] if quick else {}))
     assert isinstance(network, TTFSNet)
     return network
 
 
-def _batch(network: TTFSNet, images: int) -> tuple[Tensor, Tensor]:
+def batch_of(network: TTFSNet, images: int, *, ink: float = INK) -> tuple[Tensor, Tensor]:
+    """Images and labels, the same at every call; `ink`: share of pixels that are not black, where pixels are coded."""
     generator = torch.Generator().manual_seed(0)
     config = network.config
     shape = images, config.in_chans, config.image_size, config.image_size
     if config.code == "direct":
         x = torch.randn(shape, generator=generator)
     else:
-        x = torch.rand(shape, generator=generator) * (torch.rand(shape, generator=generator) < INK)
+        x = torch.rand(shape, generator=generator) * (torch.rand(shape, generator=generator) < ink)
     return x.contiguous(memory_format=torch.channels_last), torch.arange(images) % config.num_classes
 
 
@@ -78,10 +80,10 @@ def _gradients(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor
 def _plan(
     options: Options, model: str, run: Callable[[nn.Module, Tensor, Tensor], Callable[[], object]], goal: float | None
 ) -> Plan:
-    network = _network(model, options.quick)
-    images, labels = _batch(network, 2 if options.quick else SIZES[model])
+    network = network_of(model, options.quick)
+    images, labels = batch_of(network, 2 if options.quick else SIZES[model])
     peer = _peer(network)
-    sides = {OURS: stopwatch(run(_network(model, options.quick), images, labels))}
+    sides = {OURS: stopwatch(run(network_of(model, options.quick), images, labels))}
     if options.peers:
         sides[THEIRS] = stopwatch(run(peer, images.contiguous(), labels))
     sides[matmul("fp32")], limit = matmul_limit("fp32", options.quick)

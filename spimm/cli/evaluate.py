@@ -69,7 +69,8 @@ class Stepwise(nn.Module):
 
     def __init__(self, model: nn.Module, dt: float, threshold: Threshold):
         super().__init__()
-        self.model, self.dt, self.threshold = model, dt, threshold
+        self.model, self.dt = model, dt
+        self.threshold: Threshold = threshold
 
     def forward(self, x: Tensor) -> Tensor:
         return run_stepwise(self.model, x, self.dt, threshold=self.threshold).logits

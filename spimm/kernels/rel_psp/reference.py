@@ -32,7 +32,7 @@ def fire(drive: Tensor, window: float, closed: bool) -> tuple[Tensor, Tensor, Te
     z, weights = drive
     end = z + window * weights  # the potential where the window ends and the threshold is 0
     at_start = z >= window
-    crosses = ~at_start & ((end >= 0) if closed else (end > 0))
+    crosses = ~at_start & ~((end < 0) if closed else (end <= 0))  # true for NaN, which then stays NaN
     activation = torch.where(crosses, end / torch.where(crosses, 1 + weights, 1), 0).clamp(max=window)
     inside = crosses & (activation > 0) & (activation < window)
     return torch.where(at_start, window, activation), at_start | crosses, inside
