@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import spimm
 from spimm.analyze import energy, record
 from spimm.models import ModelCard, registry
-from spimm.neurons import Neuron
+from spimm.neurons import SpikeOutput
 
 
 def networks() -> list[str]:
@@ -52,11 +52,19 @@ def exact(model: nn.Module) -> nn.Module:
 
 
 def images(model: nn.Module, card: ModelCard) -> Tensor:
-    """Two random images in the dtype of the model, as small as leaves a last map of 2x2."""
+    """Two random images in the dtype of the model, of its only size or as small as leaves a last map of 2x2."""
     channels, *size = card.input_size
-    least = 2 * model.feature_info[-1]["reduction"]
+    last = model.feature_info[-1]
+    least = max(size) if "size" in last else 2 * last["reduction"]
     generator, dtype = torch.Generator().manual_seed(1), next(model.parameters()).dtype
-    return torch.randn(2, channels, *(min(side, least) for side in size), generator=generator, dtype=dtype)
+    draw = torch.rand if card.unit_input else torch.randn
+    return draw(2, channels, *(min(side, least) for side in size), generator=generator, dtype=dtype)
+
+
+def spikes(model: nn.Module) -> bool:
+    """Whether any part declares spikes; a spike-free counterpart has none."""
+    declared = (getattr(module, "output", None) for module in model.modules())
+    return any(isinstance(output, SpikeOutput) and output.kind != "real" for output in declared)
 
 
 @pytest.mark.parametrize("name", sorted(set(spimm.list_models()) - set(networks())))
@@ -140,7 +148,7 @@ def test_intermediates_have_the_shapes_that_the_model_tells(card: ModelCard, mod
     assert torch.equal(features, model.forward_features(x))
     assert len(maps) == len(model.feature_info)
     for info, intermediate in zip(model.feature_info, maps, strict=True):
-        size = [-(-side // info["reduction"]) for side in x.shape[2:]]
+        size = [info.get("size", -(-side // info["reduction"])) for side in x.shape[2:]]
         assert intermediate.shape == (card.num_steps, 2, info["num_chs"], *size)
         assert model.get_submodule(info["module"])
     last = model.forward_intermediates(x, 1, intermediates_only=True)
@@ -185,5 +193,5 @@ def test_the_energy_report_covers_every_layer_that_computes(card: ModelCard, mod
     assert 0 < report.millijoules < float("inf")
     assert json.loads(report.to_json())["totals"]["millijoules"] == pytest.approx(report.millijoules)
     rates = trace.firing_rates()
-    assert bool(rates) == any(isinstance(module, Neuron) for module in model.modules())  # else a spike-free counterpart
+    assert bool(rates) == spikes(model)
     assert all(0 <= rate <= 1 for rate in rates.values())

@@ -4,6 +4,7 @@ A golden file holds figures of the authors' own network. Each tensor is drawn fr
 its key, so that the file itself needs no weights.
 """
 
+import functools
 import json
 import zlib
 from pathlib import Path
@@ -21,7 +22,8 @@ def load(name: str) -> dict[str, Any]:
 
 def state_dict(golden: dict[str, Any], dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """Weights under the authors' keys, rounded to `dtype`."""
-    tensors = {key: _tensor(key, tuple(shape), golden["seed"]) for key, shape in golden["keys"].items()}
+    draw = functools.partial(_drawn_slanted, gain=golden["gain"]) if "gain" in golden else _tensor
+    tensors = {key: draw(key, tuple(shape), golden["seed"]) for key, shape in golden["keys"].items()}
     return {key: x.to(dtype) if x.is_floating_point() else x for key, x in tensors.items()}
 
 
@@ -40,6 +42,13 @@ def _tensor(key: str, shape: tuple[int, ...], seed: int) -> Tensor:
     else:
         values = rng.normal(0.1, 0.3, shape)
     return torch.as_tensor(values).reshape(shape)
+
+
+def _drawn_slanted(key: str, shape: tuple[int, ...], seed: int, *, gain: float) -> Tensor:
+    """Weights of networks without norms, with a small positive mean."""
+    rng = np.random.default_rng([zlib.crc32(key.encode()), seed])
+    inputs = int(np.prod(shape[1:]))
+    return torch.as_tensor(rng.normal(0, 1, shape) * (2.0 / inputs) ** 0.5 * gain + 0.3 / inputs)
 
 
 def model_input(golden: dict[str, Any]) -> Tensor:
