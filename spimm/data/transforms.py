@@ -27,6 +27,7 @@ class Augment:
     pad: shift by up to `pad` pixels each way (= crop from a padded image).
     flip: mirror left-right with probability 1/2. rotate: turn by up to `rotate` degrees each way.
     shear: slant rows sideways by up to `shear` degrees each way, resampled once together with the turn.
+    nearest: both take the nearest pixel and blend none, so that black beside ink stays black.
     auto_augment: AutoAugment's policy of that name (Cubuk et al. 2019), for uint8 images of one or three channels.
     fill: what comes in at the border where images are shifted, turned or slanted, 0 (black) to 255.
     erase: probability that a random rectangle is replaced by noise.
@@ -39,6 +40,7 @@ class Augment:
     erase: float = 0.0
     rotate: float = 0.0
     shear: float = 0.0
+    nearest: bool = False
     auto_augment: Policy | None = None
     crop_scale: tuple[float, float] | None = None
     cutout: int = 0
@@ -73,7 +75,7 @@ class Augment:
         Pixels are 0 to 255: use before norm. ValueError for AutoAugment of images that are not uint8.
         """
         if self.rotate or self.shear:
-            images = warp(images, generator, rotate=self.rotate, shear=self.shear, fill=self.fill)
+            images = warp(images, generator, rotate=self.rotate, shear=self.shear, fill=self.fill, nearest=self.nearest)
         if self.pad:
             images = shift(images, self.pad, generator, fill=self.fill)
         if self.flip:
@@ -114,11 +116,17 @@ def flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def warp(
-    images: Tensor, generator: torch.Generator, *, rotate: float = 0.0, shear: float = 0.0, fill: int = 0
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    rotate: float = 0.0,
+    shear: float = 0.0,
+    fill: int = 0,
+    nearest: bool = False,
 ) -> Tensor:
-    """Images slanted sideways, then turned, both about their centre: bilinear, `fill` outside. [B, C, H, W] -> same.
+    """Images slanted sideways, then turned, both about their centre, `fill` outside. [B, C, H, W] -> same.
 
-    rotate, shear: angles are drawn from [-rotate, rotate] and [-shear, shear], degrees.
+    rotate, shear: angles are drawn from [-rotate, rotate] and [-shear, shear], degrees. Bilinear, or `nearest`.
     """
     height, width = images.shape[-2:]
     angle, slant = (_angles(limit, images, generator) for limit in (rotate, shear))
@@ -128,7 +136,8 @@ def warp(
     theta = torch.stack([*across, sin * width / height, cos, zero], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     above_fill = images.to(grid.dtype) - fill if fill else images.to(grid.dtype)
-    warped = F.grid_sample(above_fill, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    mode = "nearest" if nearest else "bilinear"
+    warped = F.grid_sample(above_fill, grid, mode=mode, padding_mode="zeros", align_corners=False)
     if fill:
         warped = warped.add_(fill)
     if not images.is_floating_point():

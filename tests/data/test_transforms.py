@@ -185,6 +185,15 @@ def test_a_cutout_of_an_odd_side_has_that_side():
     assert hidden.sum((1, 2, 3)).max() == 9
 
 
+def test_a_warp_by_the_nearest_pixel_makes_no_new_values():
+    images = (torch.rand(5, 1, 9, 9, generator=torch.Generator().manual_seed(0)) < 0.3).to(torch.uint8) * 200
+    settings = {"rotate": 40, "shear": 20}
+    nearest, blended = (warp(images, seeded(), **settings, nearest=chosen) for chosen in (True, False))
+    assert set(nearest.unique().tolist()) == {0, 200} and len(blended.unique()) > 10
+    augmented = Augment(**settings, nearest=True)(images, seeded())
+    assert torch.equal(augmented, nearest)
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_a_warp_of_grey_into_grey_changes_nothing_and_black_comes_in_without_a_fill(dtype):
     grey = torch.full((8, 3, 9, 7), 128, dtype=dtype)
