@@ -1,10 +1,13 @@
-"""Draws the figures of ttfs.md into docs/figures: `python docs/ttfs_figures.py [RUN]`, the folder of a trained network.
+"""Draws the figures of ttfs.md into docs/figures, of a trained network:
 
-Without a run it takes the weights for MNIST that ship. The data set is found by the environment variable SPIMM_DATA.
-Minutes for a VGG: the network without the dynamic threshold has to sort the input of each neuron.
+    python docs/ttfs_figures.py [RUN] [--twin RUN] [--only FIGURE ...]
+
+Without a run it takes the weights for MNIST that ship. `--twin`: the ordinary network that is compared with, else the
+same weights. The data set is found by the environment variable SPIMM_DATA. Minutes for a VGG: the network without the
+dynamic threshold has to sort the input of each neuron.
 """
 
-import sys
+import argparse
 from collections.abc import Callable
 from io import BytesIO
 from itertools import islice
@@ -19,6 +22,7 @@ from spimm.analyze import plot_inactive, plot_potentials, plot_raster, plot_spik
 from spimm.cli.subject import SubjectOptions
 from spimm.deploy import compare_activity, raster_constant, raster_dynamic, run_causal
 from spimm.files import write_whole
+from spimm.train import load_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,19 +33,20 @@ IMAGES, COMPARED, BATCH = 512, 32, 32
 
 
 class Subject(NamedTuple):
-    """A network, its name, and batches of test images."""
+    """A network, its name, batches of test images, and the ReLU1 network it is compared with if not its own weights."""
 
     name: str
     model: nn.Module
     batches: list[Tensor]
+    twin: nn.Module | None = None
 
 
-def subject(run: Path | None) -> Subject:
-    """The network of a run or the one that ships."""
+def subject(run: Path | None, twin: Path | None = None) -> Subject:
+    """The network of a run or the one that ships, and its twin."""
     options = SubjectOptions(run=run) if run else SubjectOptions(model="ttfs_mnist_cnn", pretrained=True)
     loaded = options.load(BATCH)
     batches = [images for images, _ in islice(loaded.test_loader().iterate(0), IMAGES // BATCH)]
-    return Subject(loaded.recipe.model, loaded.model, batches)
+    return Subject(loaded.recipe.model, loaded.model, batches, load_run(twin)[1] if twin else None)
 
 
 def neurons(of: Subject) -> "Figure":
@@ -84,7 +89,7 @@ def inactive(of: Subject) -> "Figure":
     Without it once more until the first output neuron fires, when the class is decided.
     """
     batches = of.batches[: COMPARED // BATCH or 1]
-    activity = compare_activity(of.model, batches)
+    activity = compare_activity(of.model, batches, twin=of.twin)
     titles = {"ann": "ReLU1", "dynamic": "dynamic threshold", "constant": "constant threshold"}
     shares = {title: {layer.layer: layer.inactive[kind] for layer in activity} for kind, title in titles.items()}
     runs = [run_causal(of.model, batch) for batch in batches]
@@ -113,7 +118,12 @@ def write(name: str, of: Subject) -> Path:
 
 
 if __name__ == "__main__":
-    shown = subject(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
-    for name in FIGURES:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", type=Path, nargs="?")
+    parser.add_argument("--twin", type=Path)
+    parser.add_argument("--only", nargs="+", choices=FIGURES, default=list(FIGURES))
+    chosen = parser.parse_args()
+    shown = subject(chosen.run, chosen.twin)
+    for name in chosen.only:
         path = write(name, shown)
         print(f"{path.relative_to(FOLDER.parent)}: {path.stat().st_size / 1000:.0f} kB")
