@@ -19,10 +19,11 @@ PACKAGE = ROOT / "spimm"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 500
 
-LOWER = {"files", "surrogate", "kernels", "neurons", "layers"}
+LOWER = {"files", "weights", "surrogate", "kernels", "neurons", "layers"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"models"},
     "files": set(),
+    "weights": {"files"},
     "surrogate": set(),
     "kernels": {"surrogate"},
     "neurons": {"surrogate", "kernels"},
@@ -30,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": LOWER,
     "tasks": LOWER,
     "analyze": LOWER,
-    "deploy": LOWER | {"models"},
+    "deploy": LOWER,
     "hardware": {"analyze", "files"},
     "data": set(),
     "train": LOWER | {"models", "tasks", "data", "analyze"},

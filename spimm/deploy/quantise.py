@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from spimm.files import write_whole
 from spimm.layers import Per, QuantisedWeight, quantised_weights, set_quantised
-from spimm.models.weights import load_state, read_safetensors
+from spimm.weights import load_state, read_safetensors
 
 FORMAT = "spimm-quantised-1"
 PACKED_BITS = 4

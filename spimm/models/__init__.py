@@ -5,7 +5,7 @@ from spimm.models.features import FeatureList
 from spimm.models.official import load_official
 from spimm.models.registry import ModelCard, create_model, list_models, model_card, register_model
 from spimm.models.timm_bridge import register_with_timm
-from spimm.models.weights import load_weights, save_weights
+from spimm.weights import load_weights, save_weights
 
 __all__ = [
     "FeatureList",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spimm.models import metaspikeformer_keys, qkformer_keys, ttfs_keys
 from spimm.models.registry import create_model, model_card
-from spimm.models.weights import load_state, read_safetensors
+from spimm.weights import load_state, read_safetensors
 
 
 def _rows_of_head(tensors: Mapping[str, Tensor]) -> int | None:

@@ -144,7 +144,7 @@ def create_model(
     else:
         model = build(**sizes, **options)
     if weights is not None:
-        from spimm.models.weights import load_weights
+        from spimm.weights import load_weights
 
         load_weights(model, weights)
     if features_only:

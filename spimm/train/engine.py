@@ -12,7 +12,6 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from spimm.layers import quantised
-from spimm.models.weights import load_state
 from spimm.tasks import Classify
 from spimm.train.checkpoint import Checkpoint, find_checkpoint, read_checkpoint, write_checkpoint
 from spimm.train.config import Recipe
@@ -21,6 +20,7 @@ from spimm.train.interrupt import StopRequest
 from spimm.train.log import RunLog, environment
 from spimm.train.optim import build_optimizer, learning_rate
 from spimm.train.seeding import deterministic, rng_state, set_rng_state
+from spimm.weights import load_state
 
 # settings that change where and how a run is carried out, not what it computes
 FREE_ON_RESUME = ("name", "device", "num_workers", "checkpoint_every", "log_every", "tensorboard")

@@ -13,7 +13,7 @@ from torch import nn
 
 from spimm.files import write_text
 from spimm.models.registry import ModelCard
-from spimm.models.weights import load_state, save_weights
+from spimm.weights import load_state, save_weights
 
 FOLDER = resources.files(__name__)
 CARDS_FILE = "cards.json"

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 import spimm
 
-from .conftest import tiny
+from .models.conftest import tiny
 
 
 @pytest.fixture
