@@ -43,6 +43,8 @@ class Clock:
     def encode(self, spikes: Tensor) -> Tensor:
         """Spikes at any time, [2, ...] -> at the steps where a constant potential T_w - t would meet the threshold."""
         left = spikes[0] / self.dt
+        nearest, rounding = left.round(), 4 * self.num_steps * torch.finfo(left.dtype).eps
+        left = torch.where((left - nearest).abs() <= rounding, nearest, left)  # 0.29 / 0.01 is 29
         return torch.stack([left.floor() if self.exact else left.ceil(), spikes[1]])
 
     def decode(self, spikes: Tensor) -> Tensor:

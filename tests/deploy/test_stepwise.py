@@ -100,6 +100,14 @@ def test_input_is_coded_by_the_threshold_that_the_neurons_have(window: float) ->
 
 
 @pytest.mark.parametrize("threshold", ["exact", "shifted"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_input_on_a_step_stays_on_it_whatever_the_rounding(dtype: torch.dtype, threshold: Threshold) -> None:
+    steps = torch.arange(1, 101, dtype=dtype)
+    left = torch.stack([steps / 100, torch.ones_like(steps)])
+    assert torch.equal(Clock(1.0, 0.01, threshold).encode(left)[0], steps)
+
+
+@pytest.mark.parametrize("threshold", ["exact", "shifted"])
 @pytest.mark.parametrize("build", [small, direct])
 def test_a_network_comes_as_near_to_the_closed_form_as_steps_are_short(build: Any, threshold: Threshold) -> None:
     model = build()
