@@ -62,10 +62,11 @@ def draw(curves: list[Curve], *, title: str, unit: str) -> "Figure":
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(sorted({x for curve in curves for x in curve.x}))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}" if value < 1e5 else f"{value / 1000:.0f}k")
+    axes.tick_params("x", rotation=45 if any(x >= 1e5 for x in axes.get_xticks()) else 0)
     axes.set_xlabel(curves[0].label)
     axes.set_ylabel(unit)
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=10, wrap=True)
     axes.grid(True, which="both", color="#dddddd", linewidth=0.5)
     axes.legend(fontsize=8, frameon=False)
     return figure
