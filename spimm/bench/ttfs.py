@@ -4,14 +4,13 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from spimm.bench.agreement import near
 from spimm.bench.limits import matmul, matmul_limit
 from spimm.bench.peers import PlainTTFS
 from spimm.bench.registry import Options, Plan, Ratio, register_case
 from spimm.bench.timing import stopwatch
-from spimm.bench.workload import inference_run, training_step
+from spimm.bench.workload import inference_run, logits_and_gradients, training_step
 from spimm.models import create_model
 from spimm.models.ttfs import TTFSNet
 
@@ -56,7 +55,7 @@ def _peer(network: TTFSNet) -> PlainTTFS:
 def _differences(network: TTFSNet, images: Tensor, labels: Tensor) -> dict[str, float]:
     """Of logits and of the gradients of all weights, ours in float32 from theirs in float64."""
     peer = _peer(network).double()
-    found = [_gradients(network, images, labels), _gradients(peer, images.double(), labels)]
+    found = [logits_and_gradients(network, images, labels), logits_and_gradients(peer, images.double(), labels)]
     (logits, ours), (expected, theirs) = found
     ours = peer.in_order(ours)
     floor = 1e-3 * max(float(gradient.norm()) for gradient in theirs.values())
@@ -68,13 +67,6 @@ def _differences(network: TTFSNet, images: Tensor, labels: Tensor) -> dict[str, 
         "logits": near(logits, expected, tolerance=LOGITS_TOLERANCE, what="logits"),
         "largest of all gradients": max(errors),
     }
-
-
-def _gradients(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    logits = model(images)
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    gradients = torch.autograd.grad(cross_entropy(logits, labels), parameters)
-    return logits.detach(), dict(zip(names, gradients, strict=True))
 
 
 def _plan(

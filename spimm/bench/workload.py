@@ -182,17 +182,17 @@ def check_networks(networks: Mapping[str, nn.Module], images: Tensor, labels: Te
     float32, eval mode. Raises Mismatch where they are too large, or where the logits do not depend on the image.
     """
     ours, peer = networks["spimm"], networks.get("spikingjelly")
-    logits, gradients = _logits_and_gradients(ours, images, labels)
+    logits, gradients = logits_and_gradients(ours, images, labels)
     if float((logits - logits[:1]).abs().max()) < 1e-4:
         raise Mismatch("the network is silent: its logits are the same for every image")
     if peer is not None:
         assert isinstance(peer, peers.PeerNetwork)
         gradients = peer.tensors(gradients)
-        expected_logits, expected = _logits_and_gradients(peer, images, labels)
+        expected_logits, expected = logits_and_gradients(peer, images, labels)
         assert gradients.keys() <= expected.keys()
     else:
         with use_backend("reference"):
-            expected_logits, expected = _logits_and_gradients(ours, images, labels)
+            expected_logits, expected = logits_and_gradients(ours, images, labels)
     floor = GRADIENT_FLOOR * max(float(gradient.norm()) for gradient in expected.values())
     found = {"logits": near(logits, expected_logits, tolerance=LOGITS_TOLERANCE, what="logits")}
     errors = {
@@ -204,7 +204,8 @@ def check_networks(networks: Mapping[str, nn.Module], images: Tensor, labels: Te
     return found | {"largest of all gradients": max(errors.values())}
 
 
-def _logits_and_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def logits_and_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits [B, K], and the gradient of the cross-entropy for each parameter by name."""
     logits = model(images)
     names, parameters = zip(*model.named_parameters(), strict=True)
     gradients = torch.autograd.grad(cross_entropy(logits, labels), parameters)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spimm.kernels import cpu
 from spimm.kernels.cpu import STORAGE, channels_last, extension, num_threads
-from spimm.kernels.spike_conv.cpu import event_extent, sparse_enough
+from spimm.kernels.spike_conv.cpu import dense_gradient, event_extent, sparse_enough
 
 NARROWEST = 8  # input channels: the rows that are added up for one error
 
@@ -96,13 +96,13 @@ def _backward(
         if few:
             _input_gradient(grad[0], weight, grad_spikes[0])
         else:
-            grad_spikes[0] = _dense(grad[0], spikes[0], weight, padding, [True, False, False])[0]
+            grad_spikes[0] = dense_gradient(spikes[0], grad[0], weight, 1, padding, wanted=0)
     if needs_weight:
         grad, spikes = grad.flatten(0, 1), spikes.flatten(0, 1)
         if few:
             grad_weight = _weight_gradient(grad, spikes, weight)
         else:
-            grad_weight = channels_last(_dense(grad, spikes, weight, padding, [False, True, False])[1], 1)
+            grad_weight = channels_last(dense_gradient(spikes, grad, weight, 1, padding, wanted=1), 1)
     return grad_spikes, grad_weight
 
 
@@ -129,13 +129,6 @@ def _weight_gradient(grad: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
     addresses = grad.data_ptr(), spikes.data_ptr(), swapped.data_ptr()
     extension().spike_conv_grad_weight(STORAGE[grad.dtype], event_extent(grad, swapped), num_threads(), *addresses)
     return channels_last(swapped.transpose(0, 1).flip(-2, -1), 1)
-
-
-def _dense(grad: Tensor, x: Tensor, weight: Tensor, padding: int, wanted: list[bool]) -> tuple[Tensor, ...]:
-    found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], 1, wanted
-    )
-    return found
 
 
 @torch.library.register_fake("spimm::psp_conv2d_backward", lib=_library)

@@ -141,7 +141,7 @@ def _forward_lif_fake(
 @torch.library.impl(_library, "spike_conv2d_grad_weight", "CPU")
 def _grad_weight(x: Tensor, grad: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     if not sparse_enough(x, weight, stride, padding):
-        return channels_last(_torch_backward(x, grad, weight, stride, padding, wanted=1), 1)
+        return channels_last(dense_gradient(x, grad, weight, stride, padding, wanted=1), 1)
     grad_weight = _empty(weight.shape, weight)
     extension().spike_conv_grad_weight(
         STORAGE[x.dtype], event_extent(x, weight), num_threads(), x.data_ptr(), grad.data_ptr(), grad_weight.data_ptr()
@@ -154,7 +154,7 @@ def _grad_weight_fake(x: Tensor, grad: Tensor, weight: Tensor, stride: int, padd
     return _empty(weight.shape, weight)
 
 
-def _torch_backward(x: Tensor, grad: Tensor, weight: Tensor, stride: int, padding: int, *, wanted: int) -> Tensor:
+def dense_gradient(x: Tensor, grad: Tensor, weight: Tensor, stride: int, padding: int, *, wanted: int) -> Tensor:
     """The gradient of x (0) or weight (1) by torch's dense convolution."""
     mask = [wanted == 0, wanted == 1, False]
     found = torch.ops.aten.convolution_backward(
@@ -209,7 +209,7 @@ def _autograd(ctx, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | Non
     grad_x = grad_weight = None
     if needs_x:
         like = _empty(ctx.shape, weight)  # torch looks at its shape and layout, not at its values
-        grad_x = _torch_backward(like, grad, weight, ctx.stride, ctx.padding, wanted=0)
+        grad_x = dense_gradient(like, grad, weight, ctx.stride, ctx.padding, wanted=0)
     if needs_weight:
         x = torch.ops.spimm.unpack_spikes(kept, ctx.shape, weight.dtype) if ctx.packed else kept
         grad_weight = torch.ops.spimm.spike_conv2d_grad_weight(x, grad, weight, ctx.stride, ctx.padding)
