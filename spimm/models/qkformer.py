@@ -145,6 +145,13 @@ VARIANTS = {
     "qkformer_4_192_cifar": Variant(_laptop(192), 1_685_026, 32, None, "ours, for a laptop"),
     "qkformer_4_96_cifar": Variant(_laptop(96), 425_494, 32, "cifar10_jpeg", "ours, for a laptop"),
     "qkformer_4_96_mnist": Variant(_laptop(96, in_chans=1), 425_278, 28, "mnist", "ours, for a laptop"),
+    "qkformer_2_128_nmnist": Variant(
+        replace(_DVS, embed_dim=128, num_heads=8, num_steps=4),
+        378_698,
+        34,
+        "nmnist_qkformer",
+        "ours, for events on a laptop",
+    ),
     "qkformer_3_64_digits": Variant(_laptop(64, **_DIGITS), 140_162, 8, "digits", "ours, for the quickstart"),
 }
 

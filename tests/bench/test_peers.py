@@ -147,10 +147,11 @@ class TestWithSpikingJelly:
         assert found["logits"] == 0
         assert found["largest of all gradients"] < 1e-4
 
-    def test_logits_are_equal_with_copied_weights_at_full_width(self) -> None:
+    @pytest.mark.parametrize("model", [CIFAR_MODEL, "qkformer_4_96_cifar"])
+    def test_logits_are_equal_with_copied_weights_at_full_width(self, model: str) -> None:
         generator = torch.Generator().manual_seed(0)
-        images = exact_image(2, 3, 8, 8, generator=generator)
-        ours = create_model(CIFAR_MODEL)
+        images = exact_image(2, 3, 16, 16, generator=generator)
+        ours = create_model(model)
         assert isinstance(ours, QKFormer)
         make_exact(ours, images, generator)
         peer = peers.PeerQKFormer(ours.config).eval()

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from spimm.bench.peers.network import PeerNetwork, apart, renamed
 from spimm.bench.peers.neurons import lif_node
+from spimm.layers import PATCH_FORMS
+from spimm.layers.patch import PatchForm
 from spimm.models.qkformer import QKFormerConfig
 
 SSA_SCALE = 0.125
@@ -34,18 +36,19 @@ class Unit(nn.Module):
 
 
 class Embed(nn.Module):
-    """SPEDS: two 3x3 units and a 1x1 shortcut, which in the first stage starts behind the first unit."""
+    """SPEDS: two 3x3 units and a 1x1 shortcut, which starts behind the first unit where the form says so."""
 
-    def __init__(self, in_chans: int, dim: int, *, first: bool):
+    def __init__(self, in_chans: int, dim: int, form: PatchForm):
         super().__init__()
-        middle = dim // 2 if first else dim
-        self.first = first
-        self.units = nn.ModuleList([Unit(in_chans, middle, 3), Unit(middle, dim, 3, pool=not first)])
-        self.shortcut = Unit(middle if first else in_chans, dim, 1, stride=1 if first else 2)
+        middle = dim // form.divisors[0]
+        self.behind_first = form.tap == 1
+        first, second = form.pools
+        self.units = nn.ModuleList([Unit(in_chans, middle, 3, pool=first), Unit(middle, dim, 3, pool=second)])
+        self.shortcut = Unit(middle if self.behind_first else in_chans, dim, 1, stride=form.shortcut_stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.units[0](x)
-        return self.units[1](y) + self.shortcut(y if self.first else x)
+        return self.units[1](y) + self.shortcut(y if self.behind_first else x)
 
 
 class TokenAttention(nn.Module):
@@ -99,8 +102,8 @@ class Stage(nn.Module):
 
     def __init__(self, index: int, in_chans: int, dim: int, config: QKFormerConfig):
         super().__init__()
-        kind, heads = config.attention[index], config.num_heads
-        self.embed = Embed(in_chans, dim, first=index == 0)
+        (kind, form), heads = config.stage_kinds()[index], config.num_heads
+        self.embed = Embed(in_chans, dim, PATCH_FORMS[form])
         self.blocks = nn.Sequential(*(Block(kind, dim, heads, config.mlp_ratio) for _ in range(config.depths[index])))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,7 +113,8 @@ class Stage(nn.Module):
 class PeerQKFormer(PeerNetwork):
     """QKFormer in its CIFAR form. Image [B, C, H, W] -> logits [B, num_classes]. Zhou et al. 2024, sections 3.3-3.5.
 
-    Of the configuration it reads widths, depths, heads, MLP ratio, kinds of attention, steps, channels and classes.
+    Of the configuration it reads widths, depths, heads, MLP ratio, kinds of attention, patch forms of two units, steps,
+    channels and classes.
     """
 
     def __init__(self, config: QKFormerConfig):
