@@ -33,10 +33,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "analyze": LOWER,
     "deploy": LOWER,
     "hardware": {"analyze", "files"},
-    "data": set(),
+    "data": {"files"},
     "train": LOWER | {"models", "tasks", "data", "analyze"},
-    "bench": LOWER | {"models", "deploy"},
-    "cli": LOWER | {"models", "tasks", "analyze", "deploy", "hardware", "data", "train", "bench"},
+    "bench": LOWER | {"models", "deploy", "data"},
+    "reproduce": LOWER | {"models", "analyze", "hardware", "train", "bench"},
+    "cli": LOWER | {"models", "tasks", "analyze", "deploy", "hardware", "data", "train", "bench", "reproduce"},
     "__main__": {"cli"},
 }
 

@@ -7,7 +7,7 @@ T time, B batch, C channels. The batch size is that of the model's input, an ima
 import contextlib
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from functools import partial
 from typing import Any
 
@@ -37,11 +37,13 @@ class Recorder:
         layers = tuple(sums.summary(name) for name, sums in self._sums.items())
         return Trace(self.model_name, self._num_steps, self._samples, layers)
 
-    def attach(self, model: nn.Module, hooks: contextlib.ExitStack) -> None:
-        """Puts hooks on the model, for as long as `hooks` is open."""
+    def attach(self, model: nn.Module, hooks: contextlib.ExitStack, kinds: Container[str] | None = None) -> None:
+        """Puts hooks on the model's layers, those of the `kinds` or all, for as long as `hooks` is open."""
         hooks.callback(model.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
         for name, module in model.named_modules():
             for found in probe(module):
+                if kinds is not None and found.kind not in kinds:
+                    continue
                 label = (name + found.suffix).removeprefix(".") or self.model_name
                 measure = partial(self._measure, label, found)
                 hooks.callback(module.register_forward_hook(measure, with_kwargs=True).remove)
@@ -110,16 +112,19 @@ class Recorder:
 
 
 @contextlib.contextmanager
-def record(model: nn.Module, *, model_name: str | None = None) -> Iterator[Recorder]:
+def record(
+    model: nn.Module, *, model_name: str | None = None, kinds: Container[str] | None = None
+) -> Iterator[Recorder]:
     """Records every call of `model` within the context; sums grow over batches, tensors are not kept.
 
     Layers are named as the modules are (`#2` is added for a second call within one of the model); a neuron inside a
     fused op is `<unit>.neuron`. The model's outputs, mode, state and attributes stay as they are, also after an error;
-    a call that fails counts for nothing. Raises ValueError, naming the layer, if a neuron gives anything but 0 and 1.
+    a call that fails counts for nothing. kinds: of layers that are recorded, such as "neuron"; None is all. Raises
+    ValueError, naming the layer, if a neuron gives anything but 0 and 1.
     """
     recorder = Recorder(model_name or type(model).__name__)
     with contextlib.ExitStack() as hooks:
-        recorder.attach(model, hooks)
+        recorder.attach(model, hooks, kinds)
         yield recorder
 
 

@@ -4,6 +4,7 @@ A case is one function with `register_case` in front; import its module below an
 """
 
 # These register their cases.
+from spimm.bench import events as events
 from spimm.bench import fused as fused
 from spimm.bench import grid as grid
 from spimm.bench import kernels as kernels

@@ -1,17 +1,11 @@
-"""Measurements that need a process of their own: peak memory, and the first step that it takes.
+"""Measurements that need a process of their own: peak memory, and the first step that it takes."""
 
-Peaks are read from Linux's /proc: VmHWM is the peak resident size of one address space. getrusage's ru_maxrss is not
-used, since Linux hands a parent's peak on to the child it starts, which here would be the peak of the cases run before.
-"""
-
-import ctypes
 import json
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +13,7 @@ import torch
 from spimm.bench import peers
 from spimm.bench.timing import stopwatch
 from spimm.bench.workload import Workload, cifar, imagenet, training_step
+from spimm.kernels.resident import forget_peak, give_back_freed_memory, resident
 
 PLAIN, PACKED, CHECKPOINTED, MEMOPT = "", "packed", "packed checkpoint", "memopt"
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -66,32 +61,6 @@ class Trained:
         if self.kept == MEMOPT:
             peers.with_memopt(network, images)
         return training_step(network, images, labels, self.precision)
-
-
-def resident() -> tuple[float, float]:
-    """Resident memory of this process in MiB: now, and its peak since the start or the last `forget_peak`."""
-    status = dict(line.split(":", 1) for line in proc("status").read_text().splitlines())
-    now, peak = (int(status[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
-    return now, peak
-
-
-def give_back_freed_memory() -> None:
-    """Returns to the system what the C library keeps, so that what preparations freed does not hide what steps need."""
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
-
-
-def forget_peak() -> None:
-    """Sets the peak of this process to what is resident now."""
-    proc("clear_refs").write_text("5")
-
-
-def proc(name: str) -> Path:
-    """A file of this process. Raises RuntimeError where there is none."""
-    path = Path("/proc/self") / name
-    if not path.exists():
-        raise RuntimeError(f"peak memory is read from {path}, which only Linux has; this is {sys.platform}")
-    return path
 
 
 def training_peak(trained: Trained, steps: int) -> float:

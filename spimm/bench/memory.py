@@ -1,9 +1,10 @@
 """Cases of peak memory: each sample is a process of its own that takes a few training steps."""
 
-from spimm.bench.fresh import CHECKPOINTED, MEMOPT, PACKED, PLAIN, Trained, proc, sampler
+from spimm.bench.fresh import CHECKPOINTED, MEMOPT, PACKED, PLAIN, Trained, sampler
 from spimm.bench.network import step_name
 from spimm.bench.precision import PRECISIONS
 from spimm.bench.registry import Options, Plan, Ratio, Series, Sweep, register_case
+from spimm.kernels.resident import proc
 
 STEPS = 2
 PLAIN_GOAL, MEMOPT_GOAL = 0.35, 0.7

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from spimm.cli.analyze import analyze
 from spimm.cli.bench import bench
@@ -14,13 +15,17 @@ from spimm.cli.evaluate import evaluate
 from spimm.cli.info import info
 from spimm.cli.models import models
 from spimm.cli.quickstart import quickstart
+from spimm.cli.recipes import recipes
+from spimm.cli.reproduce import reproduce
 from spimm.cli.simulate import simulate
 from spimm.cli.train import train
 from spimm.kernels import keep_freed_memory
 
 COMMANDS = {
     "models": models,
+    "recipes": recipes,
     "train": train,
+    "reproduce": reproduce,
     "eval": evaluate,
     "analyze": analyze,
     "simulate": simulate,
@@ -45,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get("SPIMM_TRACEBACK"):
             raise
-        Console(stderr=True).print(f"[bold red]spimm: error:[/] {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]spimm: error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         return 130

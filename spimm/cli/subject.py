@@ -8,7 +8,7 @@ import torch
 import tyro
 from torch import nn
 
-from spimm.data import ImageData, Loader
+from spimm.data import ImageData, Loader, takes_frames
 from spimm.deploy import Merge, MergeCost, Sizes, fold, merge_costs, quantise, quantised_sizes
 from spimm.layers import Per
 from spimm.models import load_weights, model_card
@@ -54,6 +54,10 @@ class SubjectOptions:
     """the run's best or last checkpoint"""
     num_steps: int | None = None
     """time steps, and frames of events, if not those of training"""
+    image_size: int | None = None
+    """side of the images in pixels, if not that of training or of the model's card"""
+    crop_fraction: float | None = None
+    """share of the shorter side of image files that is kept, if not that of training"""
     options: tuple[str, ...] = ()
     """other options of the model than those of training, such as readout=time"""
     fold: bool = False
@@ -92,17 +96,25 @@ class SubjectOptions:
     def _trained(self, options: dict[str, Any]) -> Subject:
         assert self.run is not None
         recipe, network = load_run(self.run, which=self.which, model_options=options)
-        recipe = replace(recipe, data=self.data or recipe.data)
+        recipe = replace(recipe, data=self.data or recipe.data, **self._view(recipe))
         images = build_data(recipe, data_dir=self.data_dir)
         return Subject(network.eval(), recipe, images)
+
+    def _view(self, recipe: Recipe) -> dict[str, Any]:
+        """How large the images are and what is kept of them."""
+        return {
+            "image_size": recipe.image_size if self.image_size is None else self.image_size,
+            "crop_fraction": recipe.crop_fraction if self.crop_fraction is None else self.crop_fraction,
+        }
 
     def _named(self, name: str, options: dict[str, Any]) -> Subject:
         card = model_card(name)
         data = self.data or (shipped_weights(name).data if self.pretrained else "digits")
         shape: dict[str, Any] = {"image_size": card.input_size[-1]}
-        if data.startswith("events:"):
+        if takes_frames(data):
             shape = {"frames": self.num_steps or card.num_steps}
         recipe = Recipe(model=name, data=data, model_options=options, **shape)
+        recipe = replace(recipe, **self._view(recipe))
         images = build_data(recipe, data_dir=self.data_dir)
         network = build_model(recipe, images, pretrained=self.pretrained)
         if self.weights is not None:

@@ -23,6 +23,8 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     note: str
+    left_out: tuple[str, ...] = ()
+    """Corrupt images or recordings that are in neither split."""
 
     def __post_init__(self) -> None:
         if (self.train.in_chans, self.train.size) != (self.test.in_chans, self.test.size):

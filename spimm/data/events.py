@@ -1,32 +1,27 @@
-"""Recordings of an event camera in one .npz file, binned into frames.
+"""Recordings of an event camera in one .npz file, made into frames.
 
 For each part (train and test): `part_x`, `part_y`, `part_t` (microseconds, not falling within a recording) and `part_p`
 (polarity, 0 or 1), integers [events]; `part_offsets` integers [N + 1], recording k is offsets[k] : offsets[k + 1];
 `part_labels` integers [N]. The file may hold `sensor_hw`, the sensor's (H, W) in pixels, and class names as `classes`
 or `names`.
 
-Legend: N recordings, H W space, T frames, C = 2 polarities.
+Legend: N recordings, H W space, T frames, C polarities.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from spimm.data.dataset import ImageData, in_memory
+from spimm.data.frames import Framing, Stream
 from spimm.data.packed import read_arrays, stored_classes
+from spimm.data.recording import FIELDS
 from spimm.data.split import ImageSplit
 
-Bins = Literal["time", "count"]
-
 PARTS = ("train", "test")
-FIELDS = ("x", "y", "t", "p")
-# Normalising by it leaves event counts as they are.
-COUNT_STATISTICS = ((0.0, 0.0), (1 / 255, 1 / 255))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,22 +61,10 @@ class Events:
         for name, size in (("x", width), ("y", height)):
             self._refuse(getattr(self, name) >= size, name, f"in [0, {size}) for a sensor of {height} x {width} (H, W)")
 
-    def frames(self, count: int, height: int, width: int, *, bins: Bins = "time") -> np.ndarray:
-        """Events per pixel, frame and polarity, uint8 [N, H, W, T, C]; more than 255 count as 255.
-
-        count: T. bins: `time` cuts each recording into T spans of equal length between its first and its last event,
-        `count` into T runs of equally many events.
-        """
-        frames = np.empty((len(self), height, width, count, 2), dtype=np.uint8)
-        for index, (start, stop) in enumerate(pairwise(self.offsets)):
-            x, y, t, p = (getattr(self, name)[start:stop] for name in FIELDS)
-            position = t - t[0] if bins == "time" else np.arange(stop - start)
-            extent = max(int(t[-1] - t[0]), 1) if bins == "time" else stop - start
-            step = np.minimum(position * count // extent, count - 1)
-            cell = ((y * width + x) * count + step) * 2 + p
-            counts = np.bincount(cell, minlength=frames[index].size)
-            frames[index] = np.minimum(counts, 255).reshape(frames[index].shape)
-        return frames
+    def frames(self, framing: Framing, height: int, width: int) -> np.ndarray:
+        """Frames of every recording, uint8 [N, H, W, T, C], by `framing` for a sensor of this size."""
+        events = (getattr(self, name) for name in FIELDS)
+        return framing.together(Stream(*events, offsets=self.offsets, height=height, width=width))
 
     def _check_offsets(self) -> None:
         offsets, events = self.offsets, len(self.x)
@@ -103,17 +86,13 @@ class Events:
             raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)[event]} in {where}")
 
 
-def load_events(path: Path, *, name: str, frames: int, bins: Bins = "time") -> ImageData:
-    """The recordings in the .npz file at `path` as sequences of `frames` event-count images, 2 channels, in memory.
+def load_events(path: Path, *, name: str, framing: Framing) -> ImageData:
+    """The recordings in the .npz file at `path` as sequences of frames, in memory.
 
-    The sensor's size is the file's `sensor_hw`, else the largest coordinates of both parts + 1. Counts are not
-    normalised. frames, bins: see `Events.frames`. Raises FileNotFoundError for no file and ValueError for missing
-    arrays or wrong content, naming part, recording and value.
+    The sensor's size is the file's `sensor_hw`, else the largest coordinates of both parts + 1. Normalised as
+    `Framing.statistics` says. Raises FileNotFoundError for no file and ValueError for missing arrays or wrong content,
+    naming part, recording and value.
     """
-    if frames < 1:
-        raise ValueError(f"frames must be at least 1, got {frames}")
-    if bins not in ("time", "count"):
-        raise ValueError(f"bins must be time or count, got {bins!r}")
     arrays = read_arrays(path)
     wanted = [f"{part}_{key}" for part in PARTS for key in (*FIELDS, "offsets", "labels")]
     if not arrays.keys() >= set(wanted):
@@ -127,15 +106,14 @@ def load_events(path: Path, *, name: str, frames: int, bins: Bins = "time") -> I
     for part in PARTS:
         with _located(f"{path}, {part}"):
             events[part].check_sensor(height, width)
-            counted = events[part].frames(frames, height, width, bins=bins)
-            splits.append(ImageSplit.from_arrays(counted, arrays[f"{part}_labels"]))
-    spans = "spans of equal length" if bins == "time" else "runs of equally many events"
+            framed = events[part].frames(framing, height, width)
+            splits.append(ImageSplit.from_arrays(framed, arrays[f"{part}_labels"]))
     return in_memory(
         name,
         *splits,
-        note=f"events of {path.name}, {frames} frames of counts in {spans}, its own split",
+        note=f"events of {path.name}, {framing}, its own split",
         class_names=stored_classes(arrays),
-        statistics=COUNT_STATISTICS,
+        statistics=framing.statistics,
     )
 
 

@@ -8,12 +8,15 @@ hold the class names as `classes` or `names`.
 import io
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from spimm.data.corrupt import Corrupt
 from spimm.data.dataset import ImageData, in_memory
+from spimm.data.files import CorruptImage
 from spimm.data.split import ImageSplit
 
 PLAIN = ("x_train", "y_train", "x_test", "y_test")
@@ -29,24 +32,32 @@ def load_npz(
     image_size: int | None = None,
     class_names: tuple[str, ...] | None = None,
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    corrupt: Corrupt = "refuse",
 ) -> ImageData:
     """The data set in the .npz file at `path`, decoded into memory. Settings as in `in_memory`.
+
+    corrupt: what becomes of JPEG images that cannot be decoded; those left out are named in `ImageData.left_out`.
 
     Raises FileNotFoundError for no file and ValueError for missing arrays or wrong content, naming the array.
     """
     arrays = read_arrays(path)
     held_out = next((part for part in ("test", "val") if _jpeg_keys(part) <= arrays.keys()), None)
+    left_out: tuple[str, ...] = ()
     if arrays.keys() >= set(PLAIN):
         note = f"plain arrays of {path.name}, its own split"
         splits = [_split(path, part, arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "test")]
     elif held_out is not None and _jpeg_keys("train") <= arrays.keys():
         note = f"lossy JPEG images of {path.name}: say so beside any number; test = its {held_out} part"
-        splits = [_jpeg_split(path, part, arrays) for part in ("train", held_out)]
+        parts = [_jpeg_split(path, part, arrays, corrupt) for part in ("train", held_out)]
+        splits = [split for split, _ in parts]
+        bad_ones = zip(("train", held_out), (bad for _, bad in parts), strict=True)
+        left_out = tuple(f"{part} {index}" for part, bad in bad_ones for index in bad)
     else:
         raise ValueError(f"{path} holds the arrays {sorted(arrays)}, wanted {WANTED}")
     names = class_names or stored_classes(arrays)
     train, test = splits
-    return in_memory(name, train, test, note=note, class_names=names, statistics=statistics, image_size=image_size)
+    data = in_memory(name, train, test, note=note, class_names=names, statistics=statistics, image_size=image_size)
+    return replace(data, left_out=left_out)
 
 
 def decode_jpegs(stream: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -54,6 +65,11 @@ def decode_jpegs(stream: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
     Raises ValueError naming the index of an image that is corrupt or differs in size from the first.
     """
+    return _decode_all(stream, offsets, "refuse")[0]
+
+
+def _decode_all(stream: np.ndarray, offsets: np.ndarray, corrupt: Corrupt) -> tuple[np.ndarray, list[int]]:
+    """The images that can be decoded, and the indices of those that cannot under corrupt="skip"."""
     if stream.dtype != np.uint8 or stream.ndim != 1:
         raise ValueError(f"a JPEG stream must be uint8 [bytes], got {stream.dtype} {list(stream.shape)}")
     if not np.issubdtype(offsets.dtype, np.integer) or offsets.ndim != 1 or len(offsets) < 2:
@@ -62,14 +78,22 @@ def decode_jpegs(stream: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     if bounds[0] < 0 or bounds[-1] > len(stream) or bool((np.diff(bounds) < 0).any()):
         seen = f"{bounds[0]} to {bounds[-1]}"
         raise ValueError(f"offsets must grow from 0 to at most {len(stream)} (bytes in the stream), got {seen}")
-    first = _decode(stream, bounds, 0)
-    images = np.empty((len(bounds) - 1, *first.shape), dtype=np.uint8)
-    for index in range(len(images)):
-        image = _decode(stream, bounds, index)
-        if image.shape != first.shape:
-            raise ValueError(f"image {index} is {image.shape[:2]} (H, W), wanted {first.shape[:2]} as image 0")
-        images[index] = image
-    return images
+    images, bad = np.empty((0, 0, 0, 0), dtype=np.uint8), []
+    for index in range(len(bounds) - 1):
+        try:
+            image = _decode(stream, bounds, index)
+        except CorruptImage:
+            if corrupt == "refuse":
+                raise
+            bad.append(index)
+            continue
+        if index == len(bad):  # the first that can be decoded
+            images = np.empty((len(bounds) - 1, *image.shape), dtype=np.uint8)
+        if image.shape != images.shape[1:]:
+            wanted = f"{images.shape[1:3]} as image {next(k for k in range(index) if k not in bad)}"
+            raise ValueError(f"image {index} is {image.shape[:2]} (H, W), wanted {wanted}")
+        images[index - len(bad)] = image
+    return images[: len(bounds) - 1 - len(bad)], bad
 
 
 def _decode(stream: np.ndarray, bounds: np.ndarray, index: int) -> np.ndarray:
@@ -77,7 +101,7 @@ def _decode(stream: np.ndarray, bounds: np.ndarray, index: int) -> np.ndarray:
     try:
         return np.asarray(Image.open(encoded, formats=("JPEG",)).convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"image {index} is not a readable JPEG: {error}") from error
+        raise CorruptImage(f"image {index} is not a readable JPEG: {error}; corrupt=skip leaves such out") from error
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -98,12 +122,15 @@ def _jpeg_keys(part: str) -> set[str]:
     return {f"{part}_jpeg", f"{part}_offsets", f"{part}_labels"}
 
 
-def _jpeg_split(path: Path, part: str, arrays: dict[str, np.ndarray]) -> ImageSplit:
+def _jpeg_split(path: Path, part: str, arrays: dict[str, np.ndarray], corrupt: Corrupt) -> tuple[ImageSplit, list[int]]:
     try:
-        images = decode_jpegs(arrays[f"{part}_jpeg"], arrays[f"{part}_offsets"])
+        images, bad = _decode_all(arrays[f"{part}_jpeg"], arrays[f"{part}_offsets"], corrupt)
     except ValueError as error:
         raise ValueError(f"{path}, {part}: {error}") from error
-    return _split(path, part, images, arrays[f"{part}_labels"])
+    labels = arrays[f"{part}_labels"]
+    if len(labels) != len(images) + len(bad):
+        raise ValueError(f"{path}, {part}: images and labels must agree in length, got {len(images)} and {len(labels)}")
+    return _split(path, part, images, np.delete(labels, bad)), bad
 
 
 def _split(path: Path, part: str, images: np.ndarray, labels: np.ndarray) -> ImageSplit:

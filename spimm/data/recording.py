@@ -34,14 +34,17 @@ class Recording:
                 raise ValueError(f"{name} must be a list of integers, got {values.dtype} {list(values.shape)}")
             if len(values) != len(self.x):
                 raise ValueError(f"x, y, t and p must agree in length, got {len(self.x)} x and {len(values)} {name}")
-        for name, limit in (("x", self.width), ("y", self.height), ("p", 2)):
-            values = getattr(self, name)
-            wanted = "0 or 1" if name == "p" else f"in [0, {limit}) for a sensor of {self.height} x {self.width} (H, W)"
-            self._refuse((values < 0) | (values >= limit), name, wanted)
+        pixel = f"for a sensor of {self.height} x {self.width} (H, W)"
+        self._check_range("x", self.width, f"in [0, {self.width}) {pixel}")
+        self._check_range("y", self.height, f"in [0, {self.height}) {pixel}")
+        self._check_range("p", 2, "0 or 1")
+        if self.t.dtype == np.uint64:
+            self._check_range("t", 2**63, "below 2^63")
         for name, kind in _TYPES.items():
             object.__setattr__(self, name, getattr(self, name).astype(kind, copy=False))
-        if len(self) > 1:
-            self._refuse(np.append(False, self.t[1:] < self.t[:-1]), "t", "not less than the event's before it")
+        falls = self.t[1:] < self.t[:-1]
+        if falls.any():
+            self._refuse(int(falls.argmax()) + 1, "t", "not less than the event's before it")
 
     def __len__(self) -> int:
         """Events."""
@@ -56,7 +59,14 @@ class Recording:
         """The events at `chosen` (mask, indices that rise, or slice)."""
         return Recording(*(getattr(self, name)[chosen] for name in FIELDS), height=self.height, width=self.width)
 
-    def _refuse(self, wrong: np.ndarray, name: str, wanted: str) -> None:
-        if wrong.any():
-            event = int(wrong.argmax())
-            raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)[event]} in event {event}")
+    def between(self, start: int, stop: int) -> "Recording":
+        """The events with times in [start, stop) microseconds."""
+        return self.take(slice(*np.searchsorted(self.t, (start, stop))))
+
+    def _check_range(self, name: str, limit: int, wanted: str) -> None:
+        values = getattr(self, name)
+        if len(values) and (values.min() < 0 or values.max() >= limit):
+            self._refuse(int(((values < 0) | (values >= limit)).argmax()), name, wanted)
+
+    def _refuse(self, event: int, name: str, wanted: str) -> None:
+        raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)[event]} in event {event}")

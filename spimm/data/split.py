@@ -5,6 +5,7 @@ Legend: N images or sequences in the split, B of them per read, T frames, C chan
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -81,6 +82,13 @@ class ImageSplit:
             return self.images.shape[1], self.images.shape[2]
         return self.images.size, self.images.size
 
+    @property
+    def corrupt(self) -> list[str]:
+        """Image files found to be corrupt so far."""
+        if isinstance(self.images, Tensor):
+            return []
+        return [self.images.paths[index] for index in self.images.bad.nonzero().flatten().tolist()]
+
     def subset(self, indices: Sequence[int] | Tensor | np.ndarray) -> "ImageSplit":
         """The images at `indices` (integers in [0, N), repeats allowed), in that order."""
         index = torch.as_tensor(indices)
@@ -102,10 +110,29 @@ class ImageSplit:
     ) -> Tensor:
         """The images at `indices` (int64 [B]): uint8 [B, C, H, W], channels-last memory. Sequences: [B, T * C, H, W].
 
-        crop_scale, generator: see `ImageFiles.read`; images in memory have one size and take no crop.
+        crop_scale, generator: see `ImageFiles.read`; images in memory have one size and take no crop. In the place of a
+        corrupt file, where `ImageFiles.corrupt` skips it, stands the next one of the same class.
         """
         if isinstance(self.images, ImageFiles):
-            return self.images.read(indices.tolist(), crop_scale=crop_scale, generator=generator)
+            drawn = {"crop_scale": crop_scale, "generator": generator}
+            return self.images.read(indices.tolist(), **drawn, instead=self._next_of_class)
         if crop_scale is not None:
             raise ValueError(f"crop_scale is for image files, got {crop_scale} for images in memory")
         return self.images.index_select(0, indices).flatten(3).permute(0, 3, 1, 2)
+
+    def decoded(self, indices: Tensor) -> Tensor:
+        """Which of the images at `indices` (int64 [B]), once read, were not corrupt: bool [B]."""
+        if isinstance(self.images, Tensor):
+            return torch.ones_like(indices, dtype=torch.bool)
+        return ~self.images.bad[indices]
+
+    @cached_property
+    def _next_of_class(self) -> Tensor:
+        """Index of the next image with the same label, from the last the first, int64 [N]."""
+        order = torch.argsort(self.labels, stable=True)
+        last = torch.cat([self.labels[order].diff() != 0, torch.ones(1, dtype=torch.bool)])  # of its class
+        after = order.roll(-1)
+        after[last] = order[last.roll(1)]
+        following = torch.empty_like(order)
+        following[order] = after
+        return following

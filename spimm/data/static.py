@@ -29,10 +29,8 @@ def load_digits(
 
     The split depends on train_fraction (None: 0.8) and seed (None: 0) only. Ink 0..16 becomes 0..255.
     """
-    from sklearn.datasets import load_digits as load_bundled
-
-    ink, labels = (np.asarray(array) for array in load_bundled(return_X_y=True))
-    images = np.rint(ink.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    ink, labels = bundled_digits()
+    images = np.rint(ink * (255 / 16)).astype(np.uint8)
     fraction = 0.8 if train_fraction is None else train_fraction
     seed = 0 if seed is None else seed
     kept, held_out = stratified_split(labels, train_fraction=fraction, seed=seed)
@@ -44,6 +42,14 @@ def load_digits(
         class_names=DIGITS,
         image_size=image_size,
     )
+
+
+def bundled_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Ink of scikit-learn's digits, float64 [N, 8, 8] of 0 to 16, and their labels, int64 [N]."""
+    from sklearn.datasets import load_digits as load_bundled
+
+    ink, labels = (np.asarray(array) for array in load_bundled(return_X_y=True))
+    return ink.reshape(-1, 8, 8), labels
 
 
 def stratified_split(labels: np.ndarray, *, train_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

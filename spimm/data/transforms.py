@@ -14,10 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from spimm.data.boxes import box
+from spimm.data.event_augment import EventPolicy, drop_events, roll, wide_policy
+from spimm.data.rand_augment import check_policy, rand_augment
+
 # Patch area as a fraction of the image, and patch height / width: Zhong et al. 2020, Random Erasing, section 4.
 PATCH_AREA = (0.02, 1 / 3)
 PATCH_RATIO = (0.3, 3.3)
 Policy = Literal["imagenet", "cifar10"]
+EraseMode = Literal["pixel", "const"]
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True)
@@ -29,9 +35,15 @@ class Augment:
     shear: slant rows sideways by up to `shear` degrees each way, resampled once together with the turn.
     nearest: both take the nearest pixel and blend none, so that black beside ink stays black.
     auto_augment: AutoAugment's policy of that name (Cubuk et al. 2019), for uint8 images of one or three channels.
+    rand_augment: RandAugment in timm's notation, such as rand-m9-mstd0.5-inc1, for the same images; the mean colour of
+    the data set comes in at the border, and `fill` does not.
     fill: what comes in at the border where images are shifted, turned or slanted, 0 (black) to 255.
-    erase: probability that a random rectangle is replaced by noise.
+    erase: probability that random rectangles, `erase_count` of them that share the area of one, are replaced by noise
+    (`erase_mode` pixel) or, once images are normalised, by 0 (const).
     cutout: side in pixels of a square that is set to 0 once images are normalised; 0 is off.
+    roll: move by up to `roll` pixels each way, and what leaves comes in opposite.
+    event_drop: sequences of event counts only, probability that one loses events in time, in an area or at random; 0.75
+    in EventDrop (Gu et al. 2021). event_policy: sequences only, wide for QKFormer's six changes for event data.
     crop_scale: image files only, area range of their random resized crop; None means (0.08, 1).
     """
 
@@ -45,19 +57,36 @@ class Augment:
     crop_scale: tuple[float, float] | None = None
     cutout: int = 0
     fill: int = 0
+    rand_augment: str | None = None
+    erase_mode: EraseMode = "pixel"
+    erase_count: int = 1
+    roll: int = 0
+    event_drop: float = 0.0
+    event_policy: EventPolicy | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.auto_augment, bool):  # from when there was one policy, on or off
             object.__setattr__(self, "auto_augment", "imagenet" if self.auto_augment else None)
         if self.auto_augment not in (None, *get_args(Policy)):
             raise ValueError(f"auto_augment must be None, imagenet or cifar10, got {self.auto_augment!r}")
-        for name in ("pad", "cutout"):
+        if self.rand_augment is not None:
+            check_policy(self.rand_augment)
+            if self.auto_augment is not None:
+                raise ValueError(f"rand_augment must be None with auto_augment={self.auto_augment}")
+        if self.event_policy not in (None, *get_args(EventPolicy)):
+            raise ValueError(f"event_policy must be None or wide, got {self.event_policy!r}")
+        for name in ("pad", "cutout", "roll"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0 pixels, got {getattr(self, name)}")
         if not 0 <= self.fill <= 255:
             raise ValueError(f"fill must lie in [0, 255], got {self.fill}")
-        if not 0 <= self.erase <= 1:
-            raise ValueError(f"erase must be a probability in [0, 1], got {self.erase}")
+        for name in ("erase", "event_drop"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be a probability in [0, 1], got {getattr(self, name)}")
+        if self.erase_mode not in get_args(EraseMode):
+            raise ValueError(f"erase_mode must be pixel or const, got {self.erase_mode!r}")
+        if self.erase_count < 1:
+            raise ValueError(f"erase_count must be at least 1, got {self.erase_count}")
         if not 0 <= self.rotate <= 180:
             raise ValueError(f"rotate must lie in [0, 180] degrees, got {self.rotate}")
         if not 0 <= self.shear < 90:
@@ -69,18 +98,30 @@ class Augment:
         """`move`, then `hide`."""
         return self.hide(self.move(images, generator), generator)
 
-    def move(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Warped, shifted and flipped images, then AutoAugment, uint8 or float [B, C, H, W] -> same.
+    def move(self, images: Tensor, generator: torch.Generator, *, mean: tuple[float, ...] | None = None) -> Tensor:
+        """Warped, shifted and flipped images, then AutoAugment or RandAugment, uint8 or float [B, C, H, W] -> same.
 
-        Pixels are 0 to 255: use before norm. ValueError for AutoAugment of images that are not uint8.
+        Pixels are 0 to 255: use before norm. mean: colour on the 0..1 scale that RandAugment fills with, by default a
+        middle grey. ValueError for AutoAugment and RandAugment of images that are not uint8.
         """
         if self.rotate or self.shear:
             images = warp(images, generator, rotate=self.rotate, shear=self.shear, fill=self.fill, nearest=self.nearest)
         if self.pad:
             images = shift(images, self.pad, generator, fill=self.fill)
+        if self.roll:
+            images = roll(images, self.roll, generator)
         if self.flip:
             images = flip(images, generator)
+        if self.rand_augment is not None:
+            colour = tuple(min(255, round(255 * level)) for level in mean or (0.5,) * images.shape[1])
+            return rand_augment(images, generator, self.rand_augment, fill=colour)
         return auto_augment(images, generator, self.auto_augment, fill=self.fill) if self.auto_augment else images
+
+    def change_events(self, sequences: Tensor, generator: torch.Generator, *, frames: int) -> Tensor:
+        """What sequences of `frames` event counts go through before `move`. uint8 or float [B, T * C, H, W] -> same."""
+        if self.event_drop:
+            sequences = drop_events(sequences, self.event_drop, generator, frames=frames)
+        return wide_policy(sequences, generator) if self.event_policy else sequences
 
     def hide(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Images with erased patches, then with cutout, uint8 or float [B, C, H, W] -> same.
@@ -88,7 +129,7 @@ class Augment:
         Float noise is N(0, 1) and cutout is 0: use after norm.
         """
         if self.erase:
-            images = erase(images, self.erase, generator)
+            images = erase(images, self.erase, generator, mode=self.erase_mode, count=self.erase_count)
         return cutout(images, self.cutout, generator) if self.cutout else images
 
 
@@ -177,27 +218,41 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def erase(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Images in which, with `probability`, one rectangle holds noise: N(0, 1), or uniform bytes for uint8. -> same.
+def erase(
+    images: Tensor, probability: float, generator: torch.Generator, *, mode: EraseMode = "pixel", count: int = 1
+) -> Tensor:
+    """Images in which, with `probability`, `count` rectangles hold noise, N(0, 1) or uniform bytes for uint8 (`pixel`),
+    or 0 (`const`). [B, C, H, W] -> same.
 
-    Sides are drawn from `PATCH_AREA` and `PATCH_RATIO` and cut to the image (Zhong et al. 2020).
+    Sides are drawn from `PATCH_AREA` / count and `PATCH_RATIO` and cut to the image (Zhong et al. 2020).
     """
     device, (height, width) = images.device, images.shape[-2:]
-    chosen, area, ratio, top, left = torch.rand(5, len(images), generator=generator, device=device)
+    chosen, *draws = torch.rand(1 + 4 * count, len(images), generator=generator, device=device)
     selected = (chosen < probability).nonzero().flatten()
-    area = height * width * (PATCH_AREA[0] + area[selected] * (PATCH_AREA[1] - PATCH_AREA[0]))
-    low, high = math.log(PATCH_RATIO[0]), math.log(PATCH_RATIO[1])
-    ratio = (low + ratio[selected] * (high - low)).exp()
-    rows = _span((area * ratio).sqrt(), top[selected], height)
-    columns = _span((area / ratio).sqrt(), left[selected], width)
-    mask = (rows[:, :, None] & columns[:, None, :])[..., None]  # [selected, H, W, 1]
+    mask = torch.zeros(len(selected), height, width, dtype=torch.bool, device=device)
+    for area, ratio, top, left in zip(*[iter(draws)] * 4, strict=True):
+        area = height * width / count * (PATCH_AREA[0] + area[selected] * (PATCH_AREA[1] - PATCH_AREA[0]))
+        low, high = math.log(PATCH_RATIO[0]), math.log(PATCH_RATIO[1])
+        ratio = (low + ratio[selected] * (high - low)).exp()
+        sides = (area * ratio).sqrt(), (area / ratio).sqrt()
+        mask |= box(*sides, top[selected], left[selected], (height, width))
     images_BHWC = images.permute(0, 2, 3, 1)
     kept = images_BHWC.index_select(0, selected)
-    if images.is_floating_point():
-        noise = torch.randn(kept.shape, generator=generator, device=device, dtype=images.dtype)
+    if mode == "const":
+        hidden = kept.masked_fill(mask[..., None], 0)
     else:
-        noise = torch.randint(256, kept.shape, generator=generator, device=device, dtype=images.dtype)
-    return images_BHWC.index_copy(0, selected, torch.where(mask, noise, kept)).permute(0, 3, 1, 2)
+        hidden = torch.where(mask[..., None], _noise(kept, generator), kept)
+    return images_BHWC.index_copy(0, selected, hidden).permute(0, 3, 1, 2)
+
+
+def _noise(images: Tensor, generator: torch.Generator) -> Tensor:
+    """N(0, 1), or uniform bytes for uint8. Any shape -> same."""
+    settings = {"generator": generator, "device": images.device, "dtype": images.dtype}
+    return (
+        torch.randn(images.shape, **settings)
+        if images.is_floating_point()
+        else torch.randint(256, images.shape, **settings)
+    )
 
 
 def cutout(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
@@ -214,14 +269,6 @@ def cutout(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
     rows, columns = inside
     square_BHW1 = (rows[:, :, None] & columns[:, None, :])[..., None]
     return images.permute(0, 2, 3, 1).masked_fill(square_BHW1, 0).permute(0, 3, 1, 2)
-
-
-def _span(length: Tensor, position: Tensor, size: int) -> Tensor:
-    """Which of `size` pixels lie in an interval: length in pixels and position in [0, 1), [K] -> bool [K, size]."""
-    length = length.round().clamp(1, size)
-    start = (position * (size - length + 1)).floor()
-    pixel = torch.arange(size, device=length.device)
-    return (pixel >= start[:, None]) & (pixel < (start + length)[:, None])
 
 
 def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -21,6 +21,7 @@ from spimm.layers.grid_attention import (
 )
 from spimm.layers.memory import checkpointed, set_memory
 from spimm.layers.mlp import SpikingMLP
+from spimm.layers.norm import SyncBatchNorm2d, sync_norms
 from spimm.layers.patch import PATCH_FORMS, SPEDS, PatchForm
 from spimm.layers.quantised import (
     BITS,
@@ -98,6 +99,7 @@ __all__ = [
     "SpikeProduct",
     "SpikingAttention",
     "SpikingMLP",
+    "SyncBatchNorm2d",
     "TTFSUnit",
     "TokenMask",
     "as_sequence",
@@ -118,5 +120,6 @@ __all__ = [
     "sdsa",
     "set_memory",
     "set_quantised",
+    "sync_norms",
     "to_levels",
 ]

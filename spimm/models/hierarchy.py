@@ -71,6 +71,16 @@ class ImageModel(nn.Module, abc.ABC):
     def _classifier(self, num_classes: int) -> nn.Module:
         """A new classifier; an identity for 0 classes."""
 
+    @abc.abstractmethod
+    def layers(self) -> list[nn.Module]:
+        """The layers in the order of the data, as coarse as the family sees them, without what is behind the last."""
+
+    def layer_depths(self) -> dict[str, int]:
+        """Depth of every parameter by its name: 0 in the first of `layers`, one more in each, most in the head."""
+        layers = self.layers()
+        depths = {id(weight): depth for depth, layer in enumerate(layers) for weight in layer.parameters()}
+        return {name: depths.get(id(weight), len(layers)) for name, weight in self.named_parameters()}
+
     def forward_features(self, x: Tensor) -> Tensor:
         """What the head takes, [T, B, ...]."""
         return self.forward_intermediates(x, [])[0]  # type: ignore[return-value]
@@ -131,6 +141,11 @@ class HierarchicalModel(ImageModel):
             x = maps[index] = stage(x, num_steps if index == 0 else None)
         chosen = [maps[index] for index in wanted]
         return chosen if intermediates_only else (self.last_neuron(x), chosen)
+
+    def layers(self) -> list[nn.Module]:
+        """Each patch embedding and each block."""
+        stages: list[Any] = list(self.stages)
+        return [part for stage in stages for part in (stage.embed, *stage.blocks) if part is not None]
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Any:
         """[T, B, D, H', W'] -> logits [B, num_classes]: mean over space and time, then linear.

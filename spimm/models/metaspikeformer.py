@@ -198,9 +198,15 @@ VARIANTS = {
     "metaspikeformer_15m": Variant(
         size(32, 360), 15_112_208, 224, "metaspikeformer_imagenet", "ImageNet 71.8 / 74.1 % at T = 1 / 4 in the paper"
     ),
-    "metaspikeformer_31m": Variant(_BASE, 31_333_864, 224, None, "ImageNet 75.4 / 77.2 % at T = 1 / 4 in the paper"),
+    "metaspikeformer_31m": Variant(
+        _BASE, 31_333_864, 224, "metaspikeformer_imagenet_31m", "ImageNet 75.4 / 77.2 % at T = 1 / 4 in the paper"
+    ),
     "metaspikeformer_55m": Variant(
-        size(64), 55_350_248, 224, None, "ImageNet 78.0 / 79.7 % at T = 1 / 4, distilled 79.1 / 80.0, in the paper"
+        size(64),
+        55_350_248,
+        224,
+        "metaspikeformer_imagenet_55m",
+        "ImageNet 78.0 / 79.7 % at T = 1 / 4, distilled 79.1 / 80.0, in the paper",
     ),
     "metaspikeformer_124m": Variant(size(96), 123_741_160, 224, None, "of the authors' code, not in the paper"),
     "metaspikeformer_mnist": Variant(_laptop(1, 2, 2, 2, 1, in_chans=1), 1_670_474, 28, None, "ours, for a laptop"),
@@ -214,7 +220,7 @@ VARIANTS = {
     "metaspikeformer_nmnist": Variant(
         _laptop(2, 2, 2, 1, 1, in_chans=2, num_steps=4), 1_670_618, 34, "nmnist", "ours, for events on a laptop"
     ),
-    "metaspikeformer_18m_dvs": Variant(_DVS, 18_262_980, 224, None, "HAR-DVS 47.5 % in the paper"),
+    "metaspikeformer_18m_dvs": Variant(_DVS, 18_262_980, 224, "metaspikeformer_har_dvs", "HAR-DVS 47.5 % in the paper"),
 }
 
 

@@ -4,7 +4,7 @@ T time, B batch, C channels, H W space, D width of the last stage.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -129,18 +129,26 @@ def _laptop(embed_dim: int, **changes: Any) -> QKFormerConfig:
 _DIGITS = {"patch_forms": _BASE.patch_forms, "depths": (1, 1, 1), "in_chans": 1}
 
 VARIANTS = {
-    "qkformer_10_384": Variant(_IMAGENET, 16_473_688, 224, None, "ImageNet 78.80 % in the paper"),
+    "qkformer_10_384": Variant(_IMAGENET, 16_473_688, 224, "qkformer_imagenet_10_384", "ImageNet 78.80 % in the paper"),
     "qkformer_10_512": Variant(
-        replace(_IMAGENET, embed_dim=512, num_heads=8), 29_079_336, 224, None, "ImageNet 82.04 % in the paper"
+        replace(_IMAGENET, embed_dim=512, num_heads=8),
+        29_079_336,
+        224,
+        "qkformer_imagenet_10_512",
+        "ImageNet 82.04 % in the paper",
     ),
     "qkformer_10_768": Variant(
-        replace(_IMAGENET, embed_dim=768, num_heads=12), 64_962_760, 224, None, "ImageNet 84.22 % in the paper"
+        replace(_IMAGENET, embed_dim=768, num_heads=12),
+        64_962_760,
+        224,
+        "qkformer_imagenet_10_768",
+        "ImageNet 84.22 % in the paper",
     ),
     "qkformer_4_384_cifar": Variant(
         _BASE, 6_706_234, 32, "qkformer_cifar", "CIFAR-10 / 100 96.18 / 81.15 % in the paper"
     ),
     "qkformer_2_256_dvs": Variant(
-        _DVS, 1_504_138, 128, None, "CIFAR10-DVS / DVS128 Gesture 84.0 / 98.6 % in the paper"
+        _DVS, 1_504_138, 128, "qkformer_cifar10_dvs", "CIFAR10-DVS / DVS128 Gesture 84.0 / 98.6 % in the paper"
     ),
     "qkformer_4_192_cifar": Variant(_laptop(192), 1_685_026, 32, None, "ours, for a laptop"),
     "qkformer_4_96_cifar": Variant(_laptop(96), 425_494, 32, "cifar10_jpeg", "ours, for a laptop"),
@@ -154,6 +162,45 @@ VARIANTS = {
     ),
     "qkformer_3_64_digits": Variant(_laptop(64, **_DIGITS), 140_162, 8, "digits", "ours, for the quickstart"),
 }
+
+
+class Ablation(NamedTuple):
+    """A row of the paper's ablation tables: options of a published size, and what is printed there."""
+
+    options: dict[str, Any]
+    top1: float
+    """%"""
+    millions: float | None = None
+    """Parameters, where it prints them."""
+
+
+CIFAR100_ABLATIONS = {
+    "no_speds": Ablation({"deformed_shortcut": False}, 80.08),
+    "qkca_ssa": Ablation({"attention": "qkca,qkca,ssa"}, 81.07, 6.74),
+    "qkta_qkca": Ablation({"attention": "qkta,qkta,qkca"}, 81.04, 6.44),
+    "ssa": Ablation({"attention": "ssa"}, 81.23, 6.79),
+    "qkca": Ablation({"attention": "qkca"}, 81.00, 6.44),
+    "qkta": Ablation({"attention": "qkta"}, 79.09, 6.44),
+    "membrane": Ablation({"shortcut": "membrane"}, 81.18),
+    "if": Ablation({"neuron": "if"}, 80.95),
+    "plif": Ablation({"neuron": "plif"}, 81.12),
+    "plif_attention": Ablation({"attention_neuron": "plif"}, 81.17),
+    "t1": Ablation({"num_steps": 1}, 78.51),
+    "t2": Ablation({"num_steps": 2}, 80.08),
+    "t6": Ablation({"num_steps": 6}, 81.30),
+}
+"""Options of `qkformer_4_384_cifar`, on CIFAR-100. Where QKTA meets QKCA the last stage has QKCA, in the place of SSA;
+`membrane` is our reading of the pre-activation shortcut."""
+
+CIFAR10_DVS_ABLATIONS = {
+    "no_speds": Ablation({"deformed_shortcut": False}, 83.40),
+    "qkca_ssa": Ablation({"attention": "qkca,ssa"}, 84.30, 1.50),
+    "qkta_qkca": Ablation({"attention": "qkta,qkca"}, 83.10, 1.44),
+    "ssa": Ablation({"attention": "ssa"}, 84.10, 1.52),
+    "qkca": Ablation({"attention": "qkca"}, 80.70, 1.44),
+    "qkta": Ablation({"attention": "qkta"}, 80.70, 1.44),
+}
+"""Options of `qkformer_2_256_dvs`. The rows with Spikformer in either table have no model here."""
 
 
 register_variants("qkformer", PAPER, QKFormer, VARIANTS)

@@ -201,9 +201,22 @@ ConfigT = TypeVar("ConfigT", bound=ImageConfig)
 
 
 def changed(config: ConfigT, family: str, options: dict[str, Any]) -> ConfigT:
-    """`config` with `options` put in. Raises ValueError for an unknown option."""
+    """`config` with `options` put in; a text stands for whole numbers with commas where the setting has several.
+
+    Raises ValueError for an unknown option.
+    """
     known = [field.name for field in fields(config)]
     for option in options:
         if option not in known:
             raise ValueError(f"{family} has no option {option!r}; its options are {', '.join(known)}")
-    return replace(config, **options)
+    return replace(config, **{label: _several(config, label, value) for label, value in options.items()})
+
+
+def _several(config: ImageConfig, label: str, value: Any) -> Any:
+    numbers = getattr(config, label)
+    if not isinstance(value, str) or not isinstance(numbers, tuple) or not all(isinstance(n, int) for n in numbers):
+        return value
+    try:
+        return tuple(map(int, value.split(",")))
+    except ValueError:
+        raise ValueError(f"{label} is {value!r}; wanted whole numbers with commas between them") from None

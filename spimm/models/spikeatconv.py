@@ -180,7 +180,7 @@ def _laptop(**changes: Any) -> SpikeAtConvConfig:
 _RECIPE = "spikeatconv_imagenet"
 VARIANTS = {
     "spikeatconv_tiny_table": Variant(
-        _TINY, 15_459_974, 224, None, "ImageNet 76.58 % in the paper, which prints 14.6 M"
+        _TINY, 15_459_974, 224, f"{_RECIPE}_tiny", "ImageNet 76.58 % in the paper, which prints 14.6 M"
     ),
     "spikeatconv_tiny_text": Variant(_TINY, 15_459_974, 224, None, "the same as spikeatconv_tiny_table"),
     "spikeatconv_base_table": Variant(
@@ -188,13 +188,17 @@ VARIANTS = {
     ),
     "spikeatconv_base_text": Variant(_PRINTED_BASE, 117_495_584, 224, None, "widths and depths printed for Base"),
     "spikeatconv_base_table_ann": Variant(
-        replace(_BASE, spk="gelu"), 53_691_106, 224, None, "spike-free counterpart, ImageNet 81.13 % in the paper"
+        replace(_BASE, spk="gelu"),
+        53_691_106,
+        224,
+        f"{_RECIPE}_ann",
+        "spike-free counterpart, ImageNet 81.13 % in the paper",
     ),
     "spikeatconv_large_table": Variant(
         _PRINTED_BASE,
         117_495_584,
         224,
-        None,
+        f"{_RECIPE}_large",
         "ImageNet 81.23 % in the paper, which prints 116.1 M; as spikeatconv_base_text",
     ),
     "spikeatconv_large_text": Variant(_PRINTED_LARGE, 215_902_910, 224, None, "widths and depths printed for Large"),

@@ -8,7 +8,7 @@ each on its own), B batch, C channels, H W space, D width.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -159,6 +159,12 @@ class TTFSNet(ImageModel):
         for module in (*self.stages.modules(), *self.hidden.modules()):
             self._initialise(module)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def layers(self) -> list[nn.Module]:
+        """Each convolution and each fully connected layer but the last."""
+        stages: list[Any] = [*self.stages, self.hidden]
+        units = [unit for stage in stages for unit in stage]
+        return [unit for unit in units if not isinstance(unit, PixelCode)]
 
     def _conv(self, in_chans: int, width: int, pool: int, *, direct: bool) -> nn.Module:
         config = self.config

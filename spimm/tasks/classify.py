@@ -3,6 +3,7 @@
 Legend: B batch, K classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,6 +122,11 @@ class ClassifyMetric:
             pairs = labels * self.num_classes + ranked[:, 0]
             matrix = torch.bincount(pairs, minlength=self.num_classes**2).view(self.num_classes, self.num_classes)
             self._matrix = matrix if self._matrix is None else self._matrix + matrix
+
+    def combine(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Puts `total` of them in the place of sums and counts, such as their sum over the ranks of a run."""
+        self._sums = None if self._sums is None else total(self._sums)
+        self._matrix = None if self._matrix is None else total(self._matrix)
 
     def compute(self) -> dict[str, Any]:
         """`loss` (plain cross-entropy, nats per image), `top1`, `top5` (percent), `images`, and `confusion` if asked.

@@ -2,18 +2,26 @@
 
 from spimm.train.checkpoint import Checkpoint as Checkpoint
 from spimm.train.checkpoint import CheckpointError as CheckpointError
+from spimm.train.checkpoint import NotWritten as NotWritten
 from spimm.train.checkpoint import load_weights as load_weights
 from spimm.train.checkpoint import read_checkpoint as read_checkpoint
 from spimm.train.config import Recipe as Recipe
+from spimm.train.distributed import RankLost as RankLost
+from spimm.train.distributed import Ranks as Ranks
+from spimm.train.distributed import started_rank as started_rank
+from spimm.train.dry_run import DryRun as DryRun
+from spimm.train.dry_run import plan_run as plan_run
 from spimm.train.engine import NonFiniteLoss as NonFiniteLoss
 from spimm.train.engine import Trainer as Trainer
 from spimm.train.engine import TrainResult as TrainResult
 from spimm.train.evaluation import evaluate as evaluate
+from spimm.train.folder import FolderInUse as FolderInUse
 from spimm.train.log import read_log as read_log
 from spimm.train.overrides import apply_overrides as apply_overrides
 from spimm.train.recipes import describe_recipe as describe_recipe
 from spimm.train.recipes import list_recipes as list_recipes
 from spimm.train.recipes import load_recipe as load_recipe
+from spimm.train.recipes import recipe_facts as recipe_facts
 from spimm.train.run import build_data as build_data
 from spimm.train.run import build_loader as build_loader
 from spimm.train.run import build_model as build_model

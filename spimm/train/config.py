@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from spimm.data import Augment
+from spimm.data import CROP_FRACTION, Augment, Bins, Corrupt, Framing, Interpolation, Representation
 from spimm.layers import BITS, Per
 from spimm.tasks.distill import Target
 
@@ -31,22 +31,46 @@ class Recipe:
     """run folder (its best weights), checkpoint folder or .safetensors file whose weights training starts from"""
     image_size: int | None = None
     """side in pixels to which images are resized; None keeps the data set's own size"""
+    interpolation: Interpolation = "bilinear"
+    """bilinear or bicubic, for image files whose size is changed"""
+    crop_fraction: float = CROP_FRACTION
+    """share of the shorter side of image files that evaluation keeps; usually 1 above 224 pixels"""
     frames: int | None = None
     """frames into which events are binned, and the model's time steps; None for images"""
-    bins: Literal["time", "count"] = "time"
-    """bins of equal duration, or of equally many events"""
+    bins: Bins = "time"
+    """frames of equal duration (time), of equally many events (count), or of bin_size (duration, events)"""
+    bin_size: int | None = None
+    """microseconds (bins=duration) or events (bins=events) of a frame; a recording is cut, or filled up, to frames"""
+    representation: Representation = "counts"
+    """what frames hold of events: their counts, a voxel grid, or a time surface"""
+    merge_polarity: bool = False
+    """one channel for events of both polarities"""
+    sensor_size: int | None = None
+    """side in pixels of the square to which events are moved; None keeps the sensor's size"""
+    sensor: tuple[int, int] | None = None
+    """height and width in pixels of the camera of recordings:PATH, where its files do not state them"""
+    split_seed: int | None = None
+    """seed of the split of a data set that is published without one; None is 0, or the authors' split"""
     fold: int | None = None
     """train and test on this fold, from 0, of all images; None keeps the data set's own split"""
     folds: int = 5
     """number of folds"""
+    corrupt: Corrupt = "refuse"
+    """what becomes of images and recordings that cannot be read: an error (refuse), or they are left out (skip)"""
     augment: Augment = field(default_factory=Augment)
     """augmentation of the training images"""
+    repeats: int = 1
+    """times that an image comes within a batch, augmented anew; an epoch has as many images as ever, fewer different"""
     epochs: int = 10
     """epochs of warm-up and schedule together"""
     cooldown_epochs: int = 0
     """epochs at min_lr after the cosine"""
     batch_size: int = 64
-    """images a step; the last, incomplete batch of a training epoch is left out"""
+    """images a step, on all ranks together; the last, incomplete batch of a training epoch is left out"""
+    accumulate: int = 1
+    """pieces in which a rank computes its share of a step, one after the other, the gradients being added up"""
+    batch_parts: int = 1
+    """equal parts of a batch, augmented and mixed each on its own; as many as ranks spare them each other's images"""
     optimizer: Literal["adamw", "adam", "lamb", "sgd"] = "adamw"
     """optimiser; LAMB's trust ratio is at most 1, SGD is without Nesterov's step"""
     lr: float = 1e-3
@@ -65,6 +89,8 @@ class Recipe:
     """learning rate at the first step of the warm-up"""
     weight_decay: float = 0.05
     """decay of matrices and kernels; biases, norms and neuron parameters have none; adam and sgd add it to gradients"""
+    layer_decay: float = 1.0
+    """factor of the learning rate from each layer to the one before it, the head having all of it; 1 is off"""
     betas: tuple[float, float] = (0.9, 0.999)
     """decay of the running moments of adamw, adam and lamb"""
     momentum: float = 0.9
@@ -77,6 +103,8 @@ class Recipe:
     """blend two images, their shares from Beta(mixup, mixup); 0 is off; with cutmix too, each batch draws one"""
     cutmix: float = 0.0
     """paste a rectangle of one image into another, its share from Beta(cutmix, cutmix); 0 is off"""
+    mix_probability: float = 1.0
+    """share of the batches that mixup and cutmix mix"""
     mix_epochs: int | None = None
     """epochs with mixup and cutmix, from the first; None is all of them"""
     teacher: str | None = None
@@ -91,6 +119,14 @@ class Recipe:
     """temperature of the probabilities in soft distillation"""
     clip_norm: float = 0.0
     """largest gradient norm; 0 is off"""
+    spike_guard: float = 0.0
+    """steps whose loss or gradient norm is so many times its recent median, or not finite, are not taken; 0 is off"""
+    rate_weight: float = 0.0
+    """price, added to the loss, of firing rates above rate_upper or below rate_lower; 0 is off"""
+    rate_upper: float = 0.1
+    """spikes per neuron and step beyond which a layer's mean costs"""
+    rate_lower: float = 0.0
+    """spikes per neuron and step below which a channel costs"""
     precision: Literal["fp32", "bf16"] = "fp32"
     """compute type under autocast; weights and sums stay fp32"""
     weight_bits: int | None = None
@@ -109,6 +145,12 @@ class Recipe:
     """steps between lines of the log"""
     num_workers: int = 0
     """processes that prepare batches; 0 prepares them in the main one"""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """what ranks share of a step: the batch (ddp), or weights, gradients and optimiser as well (fsdp)"""
+    sync_norm: bool = False
+    """batch norm by the statistics of all ranks' images, not of each rank's"""
+    rank_timeout: int = 600
+    """seconds that a rank waits for the others before it ends with an error"""
     tensorboard: bool = True
     """also write TensorBoard files"""
     device: str = "auto"
@@ -118,9 +160,11 @@ class Recipe:
         object.__setattr__(self, "model_options", dict(self.model_options))
         for name in ("betas", "milestones"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "sensor", _as_tuple(self.sensor))
         for name in ("model", "data", "name", "device"):
             _require(bool(getattr(self, name)), name, getattr(self, name), "a text that is not empty")
-        for name in ("epochs", "batch_size", "eval_every", "log_every"):
+        counts = ("epochs", "batch_size", "repeats", "eval_every", "log_every")
+        for name in (*counts, "accumulate", "batch_parts", "rank_timeout"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("cooldown_epochs", "warmup_epochs", "checkpoint_every", "num_workers", "seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
@@ -129,6 +173,8 @@ class Recipe:
             _require(0.0 <= value < math.inf, name, value, "0 or more and finite")
         for name in ("label_smoothing", "ema_decay", "momentum"):
             _require(0.0 <= getattr(self, name) < 1.0, name, getattr(self, name), "in [0, 1)")
+        for name in ("layer_decay", "mix_probability", "crop_fraction"):
+            _require(0.0 < getattr(self, name) <= 1.0, name, getattr(self, name), "in (0, 1]")
         _require(0.0 <= self.mean_share <= 1.0, "mean_share", self.mean_share, "in [0, 1]")
         _require(len(self.betas) == 2, "betas", self.betas, "two numbers")
         _require(all(0.0 <= beta < 1.0 for beta in self.betas), "betas", self.betas, "in [0, 1)")
@@ -138,13 +184,22 @@ class Recipe:
         _require(fits, "warmup_epochs", self.warmup_epochs, f"at most epochs={self.epochs}")
         _require(self.image_size is None or self.image_size >= 1, "image_size", self.image_size, "None or at least 1")
         _require(self.frames is None or self.frames >= 1, "frames", self.frames, "None or at least 1")
-        _require(self.bins in ("time", "count"), "bins", self.bins, "time or count")
+        known = self.interpolation in ("bilinear", "bicubic")
+        _require(known, "interpolation", self.interpolation, "bilinear or bicubic")
+        framing = (self.bins, self.bin_size, self.representation, self.merge_polarity, self.sensor_size)
+        Framing(self.frames or 1, *framing)  # has the checks
+        sides = self.sensor is None or (len(self.sensor) == 2 and min(self.sensor) >= 1)
+        _require(sides, "sensor", self.sensor, "None or height and width in pixels")
+        _require(self.split_seed is None or self.split_seed >= 0, "split_seed", self.split_seed, "None, or 0 or more")
         _require(self.folds >= 2, "folds", self.folds, "at least 2")
         in_folds = self.fold is None or 0 <= self.fold < self.folds
         _require(in_folds, "fold", self.fold, f"None or in [0, {self.folds}) for folds={self.folds}")
         steps = self.model_options.get("num_steps", self.frames)
         _require(self.frames in (None, steps), "frames", self.frames, f"the model_options.num_steps={steps}")
         _require(self.mix_epochs is None or self.mix_epochs >= 1, "mix_epochs", self.mix_epochs, "None or at least 1")
+        _require(self.corrupt in get_args(Corrupt), "corrupt", self.corrupt, "refuse or skip")
+        self._check_firing()
+        self._check_ranks()
         kinds = ("adamw", "adam", "lamb", "sgd")
         _require(self.optimizer in kinds, "optimizer", self.optimizer, "adamw, adam, lamb or sgd")
         self._check_schedule()
@@ -178,6 +233,22 @@ class Recipe:
         warm = 0.0 < self.distill_temperature < math.inf
         _require(warm, "distill_temperature", self.distill_temperature, "more than 0 and finite")
 
+    def _check_firing(self) -> None:
+        guarded = self.spike_guard == 0 or 1.0 < self.spike_guard < math.inf
+        _require(guarded, "spike_guard", self.spike_guard, "0 (off), or more than 1 and finite")
+        _require(0.0 <= self.rate_weight < math.inf, "rate_weight", self.rate_weight, "0 or more and finite")
+        _require(0.0 <= self.rate_upper <= 1.0, "rate_upper", self.rate_upper, "in [0, 1]")
+        below = 0.0 <= self.rate_lower <= self.rate_upper
+        _require(below, "rate_lower", self.rate_lower, f"in [0, rate_upper={self.rate_upper}]")
+
+    def _check_ranks(self) -> None:
+        for name in ("accumulate", "batch_parts"):
+            divides = self.batch_size % getattr(self, name) == 0
+            _require(divides, name, getattr(self, name), f"a divisor of batch_size={self.batch_size}")
+        _require(self.parallel in ("ddp", "fsdp"), "parallel", self.parallel, "ddp or fsdp")
+        whole = self.parallel == "ddp" or self.weight_bits is None
+        _require(whole, "weight_bits", self.weight_bits, "None with parallel=fsdp")
+
     @property
     def total_epochs(self) -> int:
         """Epochs with the cool-down."""
@@ -187,6 +258,7 @@ class Recipe:
         """A dict of plain JSON values; `from_json` gives an equal recipe back."""
         values = asdict(self)
         values |= {"betas": list(self.betas), "milestones": list(self.milestones)}
+        values["sensor"] = None if self.sensor is None else list(self.sensor)
         return values
 
     @classmethod

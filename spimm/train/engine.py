@@ -1,7 +1,11 @@
-"""The training loop: one `Trainer` takes a model through a recipe, and can stop and go on at any step, bit for bit."""
+"""The training loop: one `Trainer` takes a model through a recipe, and can stop and go on at any step, bit for bit.
+
+On several ranks each runs a Trainer: they take the same steps, decide alike, and rank 0 writes.
+"""
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,24 +14,42 @@ from typing import Any
 import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from spimm.layers import quantised
+from spimm.layers import quantised, sync_norms
 from spimm.tasks import Classify
-from spimm.train.checkpoint import Checkpoint, find_checkpoint, read_checkpoint, write_checkpoint
+from spimm.train.checkpoint import Checkpoint, NotWritten, last_kept, read_checkpoint, write_checkpoint
 from spimm.train.config import Recipe
+from spimm.train.distributed import Ranks, average_statistics, gradients_stay, replicated, shard
 from spimm.train.evaluation import Batches, compute_in, evaluate, pick_device
+from spimm.train.guard import PATIENCE, SpikeGuard, copy_buffers, put_back_buffers
+from spimm.train.health import HealthWatch
 from spimm.train.interrupt import StopRequest
 from spimm.train.log import RunLog, environment
-from spimm.train.optim import build_optimizer, learning_rate
-from spimm.train.seeding import deterministic, rng_state, set_rng_state
+from spimm.train.optim import build_optimizer, learning_rate, set_learning_rate
+from spimm.train.rates import RatePenalty
+from spimm.train.seeding import deterministic, rng_state, seed_step, set_rng_state
+from spimm.train.shards import read_shards, write_shards
 from spimm.weights import load_state
 
 # settings that change where and how a run is carried out, not what it computes
-FREE_ON_RESUME = ("name", "device", "num_workers", "checkpoint_every", "log_every", "tensorboard")
+FREE_ON_RESUME = (
+    "name",
+    "device",
+    "corrupt",
+    "num_workers",
+    "checkpoint_every",
+    "log_every",
+    "tensorboard",
+    "rank_timeout",
+)
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss or the norm of its gradient is not finite; the weights of the last checkpoint are as they were."""
+    """The loss or the norm of its gradient is not finite, or `spike_guard` left out too many steps in a row.
+
+    The weights of the last checkpoint are as they were.
+    """
 
 
 @dataclass(frozen=True)
@@ -44,7 +66,11 @@ class TrainResult:
 
 
 class Trainer:
-    """Trains `model` on `task` as `recipe` says; everything it writes goes to `<out_dir>/checkpoints` and `log`."""
+    """Trains `model` on `task` as `recipe` says; everything it writes goes to `<out_dir>/checkpoints` and `log`.
+
+    ranks: this process among those that train together, whose loaders share the data. corrupt: names the corrupt images
+    found so far.
+    """
 
     def __init__(
         self,
@@ -56,14 +82,27 @@ class Trainer:
         train_loader: Batches,
         test_loader: Batches,
         log: RunLog,
+        ranks: Ranks | None = None,
+        corrupt: Callable[[], list[str]] = list,
     ) -> None:
         self.recipe = recipe
+        self.ranks = ranks or Ranks()
         self.device = pick_device(recipe.device)
         self.model = model.to(self.device)
         self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if recipe.sync_norm and self.ranks.many:
+            self.model = sync_norms(self.model)
+        self._sharded = recipe.parallel == "fsdp"
+        average = {"decay": recipe.ema_decay, "use_warmup": True, "foreach": not self._sharded}
+        self.ema = ModelEmaV3(self.model, **average) if recipe.ema_decay else None
+        self._called = self._spread()
         self.optimizer = build_optimizer(self.model, recipe)
-        self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         self.last_folder, self.best_folder = out_dir / "checkpoints" / "last", out_dir / "checkpoints" / "best"
+        self._guard = SpikeGuard(recipe.spike_guard) if recipe.spike_guard else None
+        bounds = recipe.rate_upper, recipe.rate_lower
+        self._rates = RatePenalty(recipe.rate_weight, *bounds) if recipe.rate_weight else None
+        self._health: HealthWatch | None = None
+        self._corrupt, self._corrupt_told = corrupt, 0
         self._task, self._log = task, log
         self._train_loader, self._test_loader = train_loader, test_loader
         self._steps_per_epoch = len(train_loader)
@@ -75,39 +114,52 @@ class Trainer:
         self._metrics: dict[str, float] = {}
         self._best: dict[str, float] = {}
 
+    def _spread(self) -> nn.Module:
+        """Puts the model on all ranks, whole or in shards; what a training step calls in its place."""
+        if self._sharded:
+            for part in (self.model, *([self.ema.module] if self.ema is not None else [])):
+                shard(part)
+        return replicated(self.model) if self.ranks.many and not self._sharded else self.model
+
     def restore(self, folder: Path) -> None:
         """Takes up the run saved in `folder`. ValueError when its recipe or its data's size is another."""
         checkpoint = read_checkpoint(folder)
         state = checkpoint.state
         self._check_same_run(state, folder)
-        load_state(self.model, checkpoint.model, str(folder))
-        if self.ema is not None:
-            load_state(self.ema.module, checkpoint.ema, str(folder))
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self._sharded:
+            read_shards(folder, **self._parts())
+        else:
+            load_state(self.model, checkpoint.model, str(folder))
+            if self.ema is not None:
+                load_state(self.ema.module, checkpoint.ema, str(folder))
+            self.optimizer.load_state_dict(state["optimizer"])
         self.step, self._epoch, self._batch = state["step"], state["epoch"], state["batch"]
         self._loss_sum, self._metrics, self._best = state["loss_sum"], state["metrics"], state["best"]
+        if self._guard is not None:
+            self._guard.restore(state["guard"])
         set_rng_state(state["rng"])
 
     def fit(self) -> TrainResult:
-        """Trains to the end, or to SIGINT or SIGTERM: then it finishes the step, saves and returns.
+        """Trains to the end, or to SIGINT or SIGTERM on any rank: then all finish the step, save and return.
 
         NonFiniteLoss as soon as the loss or its gradient's norm is not finite.
         """
         recipe, total_epochs = self.recipe, self.recipe.total_epochs
         with self._log, deterministic(), StopRequest() as stop:
             self._log.open(step=self.step, total_steps=total_epochs * self._steps_per_epoch, total_epochs=total_epochs)
-            about = {"device": str(self.device), **environment(), "recipe": recipe.to_json()}
+            about = {"device": str(self.device), "ranks": self.ranks.world_size, **environment()}
+            about |= {"recipe": recipe.to_json()}
             self._log.event("resume" if self.step else "start", step=self.step, **about)
-            while self._epoch < total_epochs and not stop.requested:
+            while self._epoch < total_epochs and not self._stops(stop):
                 images_per_second = self._train_epoch(stop)
-                if stop.requested:
-                    self._save(self.last_folder)
+                if stop.agreed:
+                    self._save(self.last_folder, or_end=True)
                 else:
                     self._finish_epoch(images_per_second)
             if self._epoch < total_epochs:
-                self._log.event("stop", step=self.step, reason=stop.signal_name)
+                self._log.event("stop", step=self.step, reason=stop.agreed)
                 self._log.message(
-                    f"stopped by {stop.signal_name} after step {self.step}, saved in {self.last_folder}: "
+                    f"stopped by {stop.agreed} after step {self.step}, saved in {self.last_folder}: "
                     "run the same command again to go on from there"
                 )
         return TrainResult(
@@ -126,35 +178,80 @@ class Trainer:
         self._log.restart_clock()
         started, seen, every = time.perf_counter(), 0, self.recipe.checkpoint_every
         for images, labels in self._train_loader.iterate(self._epoch, start_batch=self._batch):
-            self._train_step(images, labels)
-            seen += len(labels)
-            if stop.requested:
+            self._train_step(images, labels, stop)
+            seen += len(labels) * self.ranks.world_size
+            if stop.agreed:
                 break
             if every and self.step % every == 0 and self._batch < self._steps_per_epoch:
                 self._save(self.last_folder)
         return seen / (time.perf_counter() - started)
 
-    def _train_step(self, images: Tensor, labels: Tensor) -> None:
+    def _train_step(self, images: Tensor, labels: Tensor, stop: StopRequest) -> None:
         rate = learning_rate(self.recipe, self.step, steps_per_epoch=self._steps_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimizer, rate)
+        if self.ranks.many:  # ranks draw apart, and as before on any number of them
+            seed_step(self.recipe.seed, self.step, self.ranks.rank)
         self._task.check_labels(labels)
         images, labels = (tensor.to(self.device, non_blocking=True) for tensor in (images, labels))
-        with self._quantised(self.model):
-            with compute_in(self.recipe.precision, self.device):
-                loss = self._task(self.model, images, labels)["loss"]
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-        value, norm = torch.stack([loss.detach(), self._clip_gradients()]).tolist()
+        statistics = copy_buffers(self.model) if self._guard is not None else []
+        loss = self._gradients(images, labels)
+        value, norm = self._over_ranks(loss, self._clip_gradients(), stop)
+        if self._guard is not None and self._guard.refuses(value, norm):
+            put_back_buffers(self.model, statistics)
+            self._leave_out(self._guard, value, norm, rate)
+            return
         if not (math.isfinite(value) and math.isfinite(norm)):
             raise NonFiniteLoss(self._describe_failure(value, norm, rate))
         self.optimizer.step()
+        average_statistics(self.model, self.ranks)
         self.step += 1
         self._batch += 1
         self._loss_sum += value
         if self.ema is not None:
             self.ema.update(self.model, step=self.step)
-        self._log.step(step=self.step, images=len(labels), epoch=self._epoch + 1, loss=value, lr=rate, grad_norm=norm)
+        images_seen = len(labels) * self.ranks.world_size
+        self._log.step(step=self.step, images=images_seen, epoch=self._epoch + 1, loss=value, lr=rate, grad_norm=norm)
+
+    def _leave_out(self, guard: SpikeGuard, loss: float, norm: float, rate: float) -> None:
+        """Goes on to the next batch with the weights as they are. NonFiniteLoss after too many in a row."""
+        if guard.gives_up:
+            raise NonFiniteLoss(f"{PATIENCE} steps left out in a row: {self._describe_failure(loss, norm, rate)}")
+        self.step += 1
+        self._batch += 1
+        self._log.event("skipped", step=self.step, reason=guard.describe(loss, norm))
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The task's, and the price of firing rates out of bounds."""
+        if self._rates is None:
+            return self._task(self._called, images, labels)["loss"]
+        with self._rates.watch(self.model):
+            loss = self._task(self._called, images, labels)["loss"]
+        return loss + self._rates.loss()
+
+    def _gradients(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Fills in the gradients of a step, from all pieces of the batch; the mean loss of this rank's images."""
+        pieces = self.recipe.accumulate
+        losses = []
+        for piece, (some, their_labels) in enumerate(zip(images.chunk(pieces), labels.chunk(pieces), strict=True)):
+            with gradients_stay(self._called, local=piece + 1 < pieces), self._quantised(self.model):
+                with compute_in(self.recipe.precision, self.device):
+                    loss = self._loss(some, their_labels) / pieces
+                if piece == 0:
+                    self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
+
+    def _over_ranks(self, loss: Tensor, norm: Tensor, stop: StopRequest) -> tuple[float, float]:
+        """The mean loss of all ranks, and the norm; whether one was asked to stop becomes known to all."""
+        shared = self.ranks.total(torch.stack([loss / self.ranks.world_size, *loss.new_tensor(stop.votes())]))
+        value, *votes, size = torch.cat([shared, norm.reshape(1)]).tolist()
+        stop.settle(votes)
+        return value, size
+
+    def _stops(self, stop: StopRequest) -> bool:
+        stop.settle(self.ranks.total(torch.tensor(stop.votes(), device=self.device)).tolist())
+        return bool(stop.agreed)
 
     def _quantised(self, model: nn.Module) -> AbstractContextManager[None]:
         """Within it `model` computes with weights of the recipe's bits."""
@@ -166,29 +263,34 @@ class Trainer:
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         if self.recipe.clip_norm:
             nn.utils.clip_grads_with_norm_(parameters, self.recipe.clip_norm, norm)
-        return norm
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def _finish_epoch(self, images_per_second: float) -> None:
         """Evaluates, logs and saves; the state saved is that of the next epoch's start."""
         started = time.perf_counter()
         epoch = self._epoch + 1
-        record: dict[str, float] = {"epoch": epoch, "train_loss": self._loss_sum / self._batch}
+        skipped = self._guard.end_epoch() if self._guard is not None else 0
+        record: dict[str, float] = {"epoch": epoch, "train_loss": self._loss_sum / max(1, self._batch - skipped)}
         record["images_per_second"] = images_per_second
         evaluated = epoch % self.recipe.eval_every == 0 or epoch == self.recipe.total_epochs
         if evaluated:
             self._metrics = self._evaluate()
             record |= {**self._metrics, "eval_seconds": time.perf_counter() - started}
         self._log.epoch(step=self.step, **record)
+        if evaluated:
+            self._look_at_neurons()
+        self._tell_corrupt()
         self._epoch, self._batch, self._loss_sum = epoch, 0, 0.0
         score = "ema_top1" if self.ema is not None else "top1"
         improved = evaluated and self._metrics[score] > self._best.get(score, -math.inf)
         if improved:
-            self._best = {"epoch": epoch, **self._metrics}
-            self._save(self.best_folder)  # before `last`, so that a crash between the two repeats the epoch
-        self._save(self.last_folder)
+            before, self._best = self._best, {"epoch": epoch, **self._metrics}
+            if not self._save(self.best_folder):  # before `last`, so that a crash between the two repeats the epoch
+                self._best = before
+        self._save(self.last_folder, or_end=epoch == self.recipe.total_epochs)
 
     def _evaluate(self) -> dict[str, float]:
-        settings: dict[str, Any] = {"precision": self.recipe.precision, "device": self.device}
+        settings: dict[str, Any] = {"precision": self.recipe.precision, "device": self.device, "ranks": self.ranks}
         with self._quantised(self.model):
             metrics = evaluate(self.model, self._test_loader, self._task, **settings)
         if self.ema is not None:
@@ -197,7 +299,36 @@ class Trainer:
             metrics |= {f"ema_{name}": averaged[name] for name in ("loss", "top1", "top5")}
         return metrics
 
-    def _save(self, folder: Path) -> None:
+    def _look_at_neurons(self) -> None:
+        """Logs how neurons fire, and names layers that came to fire never or always."""
+        self._health = self._health or HealthWatch.of(self._test_loader)
+        with self._quantised(self.model), compute_in(self.recipe.precision, self.device):
+            seen = self._health.look(self.model, self.device)
+        if seen is not None:
+            self._log.event("health", step=self.step, **seen.record)
+            for sentence in seen.news:
+                self._log.message(f"neurons: {sentence}")
+
+    def _tell_corrupt(self) -> None:
+        names = self._corrupt()
+        if len(names) > self._corrupt_told:
+            self._corrupt_told, first = len(names), names[:5]
+            self._log.event("corrupt", step=self.step, count=len(names), first=first)
+            self._log.message(f"{len(names)} corrupt images or recordings are left out, such as {', '.join(first)}")
+
+    def _save(self, folder: Path, *, or_end: bool = False) -> bool:
+        """Whether the checkpoint was written. Where the disk did not take it, training goes on with the one before it,
+        and tries again at the next; with `or_end` it ends with NotWritten."""
+        refusal = self._write(folder)
+        if not self.ranks.total(torch.tensor(float(refusal is not None), device=self.device)):
+            return True
+        if or_end:
+            raise refusal or NotWritten(f"rank 0 could not write {folder}")
+        self._log.message(f"{refusal}; training goes on, {last_kept(folder)}")
+        self._log.event("unsaved", step=self.step, reason=str(refusal))
+        return False
+
+    def _write(self, folder: Path) -> NotWritten | None:
         state = {
             "step": self.step,
             "epoch": self._epoch,
@@ -206,12 +337,25 @@ class Trainer:
             "loss_sum": self._loss_sum,
             "metrics": self._metrics,
             "best": self._best,
-            "optimizer": self.optimizer.state_dict(),
             "rng": rng_state(),
             "recipe": self.recipe.to_json(),
+            **({"guard": self._guard.state()} if self._guard is not None else {}),
         }
-        averaged = self.ema.module.state_dict() if self.ema is not None else {}
-        write_checkpoint(folder, Checkpoint(model=self.model.state_dict(), ema=averaged, state=state))
+        if self._sharded:
+            write_shards(folder, state, **self._parts(), ranks=self.ranks, whole=folder == self.best_folder)
+        elif self.ranks.leads:
+            state["optimizer"] = self.optimizer.state_dict()
+            averaged = self.ema.module.state_dict() if self.ema is not None else {}
+            try:
+                write_checkpoint(folder, Checkpoint(model=self.model.state_dict(), ema=averaged, state=state))
+            except NotWritten as refusal:
+                return refusal
+        return None
+
+    def _parts(self) -> dict[str, Any]:
+        """What is split over ranks."""
+        averaged = None if self.ema is None else self.ema.module
+        return {"model": self.model, "optimizer": self.optimizer, "ema": averaged}
 
     def _check_same_run(self, state: dict[str, Any], folder: Path) -> None:
         ours, theirs = (recipe.to_json() for recipe in (self.recipe, Recipe.from_json(state["recipe"])))
@@ -225,9 +369,7 @@ class Trainer:
 
     def _describe_failure(self, loss: float, norm: float, rate: float) -> str:
         what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm} (loss {loss})"
-        good = find_checkpoint(self.last_folder)
-        kept = f"the last good checkpoint is {good}" if good else "no checkpoint had been written yet"
         return (
-            f"{what} at epoch {self._epoch + 1}, step {self.step + 1}, lr {rate:.3g}; {kept}. "
+            f"{what} at epoch {self._epoch + 1}, step {self.step + 1}, lr {rate:.3g}; {last_kept(self.last_folder)}. "
             "A lower lr, a clip_norm or a longer warm-up may help"
         )

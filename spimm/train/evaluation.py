@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spimm.tasks import Classify
+from spimm.train.distributed import Ranks
 
 
 class Batches(Protocol):
@@ -44,10 +45,12 @@ def evaluate(
     precision: str = "fp32",
     device: str | torch.device = "auto",
     confusion: bool = False,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """`top1` and `top5` in percent, `loss` in nats per image, `images`, and the `confusion` matrix if asked.
 
-    The model is moved to `device`, run in eval mode, and left in the mode it was in.
+    The model is moved to `device`, run in eval mode, and left in the mode it was in. ranks: those whose loaders share
+    the data set; the numbers are those of all of it, on every rank.
     """
     place = device if isinstance(device, torch.device) else pick_device(device)
     model.to(place)
@@ -56,6 +59,8 @@ def evaluate(
     model.eval()
     try:
         for images, labels in loader.iterate(0):
+            if not len(labels):  # all images of the batch are corrupt and left out
+                continue
             task.check_labels(labels)
             with compute_in(precision, place):
                 output = model(images.to(place, non_blocking=True))
@@ -63,4 +68,6 @@ def evaluate(
     finally:
         for module, training in modes.items():
             module.training = training
+    if ranks is not None:
+        metric.combine(ranks.total)
     return metric.compute()

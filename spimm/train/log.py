@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,39 @@ from spimm.files import write_text
 from spimm.train.progress import ProgressView
 
 
+class _Lines:
+    """A file that grows by lines. What a full disk does not take waits for the next line, or for the end."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+        self._waiting = b""
+
+    def write(self, line: str) -> None:
+        """OSError if the line, or one before it, has to wait."""
+        self._waiting += line.encode()
+        self._flush()
+
+    def close(self) -> None:
+        """OSError if lines are lost."""
+        try:
+            self._flush()
+        finally:
+            self._file.close()
+
+    def _flush(self) -> None:
+        while self._waiting:
+            taken = self._file.write(self._waiting) or 0
+            self._waiting = self._waiting[taken:]
+
+
 class RunLog:
     """Writes records to `<folder>/log.jsonl`, their numbers to TensorBoard and a summary to the terminal.
 
-    A record has `kind` (start, resume, step, epoch, stop), `step` (steps taken so far) and `time` (seconds since 1970).
-    Of the steps, every `every`-th gets a record.
+    A record has `kind` (start, resume, step, epoch, stop; health, corrupt, skipped, unsaved), `step` (steps taken so
+    far) and `time` (seconds since 1970). Of the steps, every `every`-th gets a record.
+
+    A disk that is full does not end the run: the terminal says so, records wait, and TensorBoard ends. OSError at the
+    end if records are lost then.
     """
 
     def __init__(
@@ -28,13 +57,14 @@ class RunLog:
         self._images, self._since, self._rate = 0, 0.0, 0.0
         self._tensorboard_folder = folder / "tensorboard" if tensorboard else None
         self._view = ProgressView(console or Console(stderr=True))
-        self._file: Any = None
+        self._file: _Lines | None = None
+        self._waits = False
         self._writer: Any = None
 
     def open(self, *, step: int, total_steps: int, total_epochs: int) -> None:
         """Begins at `step`; lines of a run that had gone further before it broke off are dropped."""
         self._forget_after(step)
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file, self._waits = _Lines(self.path), False
         if self._tensorboard_folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -49,15 +79,21 @@ class RunLog:
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._view.stop()
-        for sink in (self._file, self._writer):
-            if sink is not None:
-                sink.close()
-        self._file = self._writer = None
+        file, self._file = self._file, None
+        self._end_tensorboard()
+        try:
+            if file is not None:
+                file.close()
+        except OSError as failure:
+            lost = f"{self.path} lacks its last lines: {failure}"
+            if kind is None:
+                raise OSError(lost) from failure
+            self.message(lost)
 
     def event(self, kind: str, *, step: int, **values: Any) -> None:
-        """Adds a `start`, `resume` or `stop` record."""
+        """Adds a record of any other kind."""
         self._write({"kind": kind, "step": step, **values})
 
     def step(self, *, step: int, images: int, **values: float) -> None:
@@ -82,19 +118,60 @@ class RunLog:
         self._view.message(text)
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps({**record, "time": round(time.time(), 3)}, allow_nan=False) + "\n")
-        self._file.flush()
+        assert self._file is not None
+        try:
+            self._file.write(json.dumps({**record, "time": round(time.time(), 3)}, allow_nan=False) + "\n")
+        except OSError as error:
+            if not self._waits:
+                self.message(f"{self.path} cannot be written ({error}): its lines wait")
+            self._waits = True
+        else:
+            self._waits = False
 
     def _scalars(self, group: str, step: int, values: dict[str, float]) -> None:
-        if self._writer is not None:
+        if self._writer is None:
+            return
+        try:
             for name, value in values.items():
                 self._writer.add_scalar(f"{group}/{name}", value, step)
+        except OSError as error:
+            self.message(f"TensorBoard's files cannot be written ({error}): they end here")
+            self._end_tensorboard()
+
+    def _end_tensorboard(self) -> None:
+        writer, self._writer = self._writer, None
+        with suppress(OSError):
+            if writer is not None:
+                writer.close()
 
     def _forget_after(self, step: int) -> None:
         if not self.path.exists():
             return
         kept = [json.dumps(record) + "\n" for record in read_log(self.path) if 0 < step >= record["step"]]
         write_text(self.path, "".join(kept))
+
+
+class SilentLog(RunLog):
+    """The log of a rank that writes none."""
+
+    def __init__(self) -> None:
+        self._view = ProgressView(Console(quiet=True))
+        self._file = self._writer = None
+
+    def open(self, *, step: int, total_steps: int, total_epochs: int) -> None:
+        """Nothing."""
+
+    def restart_clock(self) -> None:
+        """Nothing."""
+
+    def event(self, kind: str, *, step: int, **values: Any) -> None:
+        """Nothing."""
+
+    def step(self, *, step: int, images: int, **values: float) -> None:
+        """Nothing."""
+
+    def epoch(self, *, step: int, **values: float) -> None:
+        """Nothing."""
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""AdamW, Adam, LAMB and SGD, the parameters that decay, and the learning rate as a function of the step."""
+"""AdamW, Adam, LAMB and SGD, the parameters that decay, and the learning rate as a function of step and depth."""
 
 import math
 from bisect import bisect_right
@@ -22,6 +22,9 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     parameters), and not what a module names in a method `no_weight_decay() -> iterable of names`, which is for others,
     such as a position embedding or a threshold of shape [C, 1, 1].
 
+    With `layer_decay` the weights at depth d of D (the model's `layer_depths`) learn at the rate times
+    layer_decay^(D - d): `set_learning_rate` knows. ValueError for a model that does not tell of depths.
+
     Of each step's change to the weights of a neuron, `mean_share` of their mean is kept. Where all inputs are positive,
     as spikes are, gradients of a neuron's weights agree in sign; an optimiser that scales each by its own size moves
     them all by `lr`, and the sum of thousands of inputs by far more: such steps silence neurons for good.
@@ -33,23 +36,49 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    spared = _declared_names(model)
-    decayed: list[nn.Parameter] = []
-    undecayed: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            decays = parameter.ndim >= 2 and not name.endswith("bias") and name not in spared
-            (decayed if decays else undecayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": undecayed, "weight_decay": 0.0},
-    ]
+    groups = _groups(model, recipe)
     if recipe.optimizer == "lamb":
         return Lamb(groups, lr=recipe.lr, betas=recipe.betas, trust_clip=True, max_grad_norm=None)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=True)
+        fused = recipe.parallel != "fsdp"  # torch has no such step for weights that are split
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=fused)
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, lr=recipe.lr, betas=recipe.betas, fused=True)
+
+
+def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """What decays and what does not, in each depth from that of the head to the first if there is layer decay."""
+    spared, scales = _declared_names(model), _scales(model, recipe.layer_decay)
+    groups: list[dict[str, Any]] = []
+    for scale in sorted({1.0, *scales.values()}, reverse=True):
+        lower = {"lr_scale": scale} if scales else {}
+        decayed, undecayed = [], []
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and scales.get(name, 1.0) == scale:
+                decays = parameter.ndim >= 2 and not name.endswith("bias") and name not in spared
+                (decayed if decays else undecayed).append(parameter)
+        groups.append({"params": decayed, "weight_decay": recipe.weight_decay, **lower})
+        groups.append({"params": undecayed, "weight_decay": 0.0, **lower})
+    return groups
+
+
+def _scales(model: nn.Module, decay: float) -> dict[str, float]:
+    """Share of the learning rate by the name of a parameter; nothing without layer decay."""
+    if decay == 1:
+        return {}
+    layer_depths: Any = getattr(model, "layer_depths", None)
+    if layer_depths is None:
+        raise ValueError(
+            f"layer_decay must be 1 for a model without layer_depths, got {decay} for {type(model).__name__}"
+        )
+    depths: dict[str, int] = layer_depths()
+    return {name: decay ** (max(depths.values()) - depth) for name, depth in depths.items()}
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Gives every group the rate, or its share of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)
 
 
 def _keep_share_of_means(optimizer: torch.optim.Optimizer, share: float) -> None:

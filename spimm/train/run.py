@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,18 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from spimm.data import ImageData, Loader, Mix, load_data
+from spimm.data import ImageData, ImageFiles, Loader, Mix, load_data
 from spimm.files import write_text
 from spimm.layers import set_quantised
 from spimm.models import create_model, list_models, model_card
 from spimm.tasks import Classify, Distill
 from spimm.train.checkpoint import find_checkpoint, load_weights, run_checkpoint
 from spimm.train.config import OptionValue, Recipe
+from spimm.train.distributed import Ranks, check_share, naming_lost_ranks, process_group
 from spimm.train.engine import Trainer, TrainResult
 from spimm.train.evaluation import pick_device
-from spimm.train.log import RunLog
+from spimm.train.folder import check_room, checkpoint_bytes, claim_folder
+from spimm.train.log import RunLog, SilentLog
 from spimm.train.seeding import seed_everything
 from spimm.train.teacher import build_teacher
 
@@ -41,9 +44,31 @@ def train(
     (FileExistsError), a path goes on from that checkpoint folder; a run that goes on does not read `init_from` again.
     data_dir: as for `load_data`. data, model: take the place of those the recipe names. console: where progress is
     shown, by default the error output.
+
+    Under torchrun all its processes train together: each calls this alike, and rank 0 writes.
+
+    FolderInUse where another run trains into `out_dir`, OSError where it is not writable or has no room, RankLost where
+    another process of the run ended or does not answer.
     """
     out = Path(out_dir)
+    with process_group(recipe.device, recipe.rank_timeout) as ranks, naming_lost_ranks(ranks, out):
+        check_share(recipe, ranks)
+        return _train(recipe, out, ranks, resume=resume, data_dir=data_dir, data=data, model=model, console=console)
+
+
+def _train(
+    recipe: Recipe,
+    out: Path,
+    ranks: Ranks,
+    *,
+    resume: str | Path,
+    data_dir: str | Path | None,
+    data: ImageData | None,
+    model: nn.Module | None,
+    console: Console | None,
+) -> TrainResult:
     folder = _resume_folder(out, resume)
+    ranks.agree("the run that there is to go on with", int(folder is not None))
     start = recipe.init_from if folder is None else None
     if start is not None and not Path(start).exists():
         raise FileNotFoundError(f"init_from must be a run, a checkpoint or a .safetensors file, there is no {start}")
@@ -58,20 +83,46 @@ def train(
     if start is not None:
         load_weights(model, start)
     seed_everything(recipe.seed)  # what training draws does not depend on what building the model drew
-    trainer = Trainer(
-        recipe,
-        out,
-        model=model,
-        task=task,
-        train_loader=build_loader(recipe, data, train=True),
-        test_loader=build_loader(recipe, data, train=False),
-        log=RunLog(out, every=recipe.log_every, tensorboard=recipe.tensorboard, console=console),
-    )
-    if folder is not None:
-        trainer.restore(folder)
-    write_text(out / RECIPE_FILE, json.dumps(recipe.to_json(), indent=2) + "\n")
-    write_text(out / DATA_FILE, json.dumps(_data_facts(recipe, data), indent=2) + "\n")
-    return trainer.fit()
+    batches = build_loader(recipe, data, train=True, ranks=ranks)
+    with claim_folder(out) if ranks.leads else nullcontext():
+        log = _log(recipe, out, ranks, console)
+        trainer = Trainer(
+            recipe,
+            out,
+            model=model,
+            task=task,
+            train_loader=batches,
+            test_loader=build_loader(recipe, data, train=False, ranks=ranks),
+            log=log,
+            ranks=ranks,
+            corrupt=lambda: [*data.left_out, *data.train.corrupt, *data.test.corrupt],
+        )
+        if folder is not None:
+            trainer.restore(folder)
+        ranks.agree("the step to go on from", trainer.step)
+        if ranks.leads:
+            _mind_parts(recipe, ranks, data, log)
+            records = len(batches) * recipe.total_epochs // recipe.log_every + 3 * recipe.total_epochs + 2
+            check_room(out, checkpoint=checkpoint_bytes(trainer.model, averaged=recipe.ema_decay > 0), records=records)
+            write_text(out / RECIPE_FILE, json.dumps(recipe.to_json(), indent=2) + "\n")
+            write_text(out / DATA_FILE, json.dumps(_data_facts(recipe, data), indent=2) + "\n")
+        return trainer.fit()
+
+
+def _mind_parts(recipe: Recipe, ranks: Ranks, data: ImageData, log: RunLog) -> None:
+    """Says so where ranks decode image files that others use."""
+    decoded = recipe.batch_size // recipe.batch_parts
+    used = recipe.batch_size // ranks.world_size
+    if decoded > used and isinstance(data.train.images, ImageFiles):
+        log.message(
+            f"each rank decodes {decoded} images a step to use {used}: batch_parts={ranks.world_size} saves that"
+        )
+
+
+def _log(recipe: Recipe, out: Path, ranks: Ranks, console: Console | None) -> RunLog:
+    if not ranks.leads:
+        return SilentLog()
+    return RunLog(out, every=recipe.log_every, tensorboard=recipe.tensorboard, console=console)
 
 
 def load_run(
@@ -111,8 +162,17 @@ def build_data(recipe: Recipe, *, data_dir: str | Path | None = None) -> ImageDa
         image_size=recipe.image_size,
         frames=recipe.frames,
         bins=recipe.bins,
+        bin_size=recipe.bin_size,
+        representation=recipe.representation,
+        merge_polarity=recipe.merge_polarity,
+        sensor_size=recipe.sensor_size,
+        sensor=recipe.sensor,
+        split_seed=recipe.split_seed,
         fold=recipe.fold,
         folds=recipe.folds,
+        interpolation=recipe.interpolation,
+        crop_fraction=recipe.crop_fraction,
+        corrupt=recipe.corrupt,
     )
 
 
@@ -131,21 +191,31 @@ def build_model(recipe: Recipe, data: ImageData, *, pretrained: bool = False) ->
     return _create(recipe, num_classes=data.num_classes, in_chans=data.in_chans, pretrained=pretrained)
 
 
-def build_loader(recipe: Recipe, data: ImageData, *, train: bool) -> Loader:
-    """Shuffled, augmented and mixed whole batches of the training split; or the test split in order, to its end."""
-    mixed = train and (recipe.mixup or recipe.cutmix)
+def build_loader(recipe: Recipe, data: ImageData, *, train: bool, ranks: Ranks | None = None) -> Loader:
+    """Shuffled, augmented and mixed whole batches of the training split; or the test split in order, to its end.
+
+    ranks: of each batch the share of this one among them; all of it by default.
+    """
+    rank, world_size = (0, 1) if ranks is None else (ranks.rank, ranks.world_size)
+    mix = None
+    if train and (recipe.mixup or recipe.cutmix):
+        mix = Mix(data.num_classes, recipe.mixup, recipe.cutmix, recipe.mix_epochs, recipe.mix_probability)
     mean, std = normalization(recipe, data)
     return Loader(
         data.train if train else data.test,
-        recipe.batch_size,
+        recipe.batch_size // world_size,
         mean=mean,
         std=std,
         augment=recipe.augment if train else None,
-        mix=Mix(data.num_classes, recipe.mixup, recipe.cutmix, recipe.mix_epochs) if mixed else None,
+        mix=mix,
         shuffle=train,
+        repeats=recipe.repeats if train else 1,
         drop_last=train,
         seed=recipe.seed,
         num_workers=recipe.num_workers,
+        rank=rank,
+        world_size=world_size,
+        parts=recipe.batch_parts if train else 1,
     )
 
 

@@ -17,6 +17,12 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seeds them all for a step of a rank, apart from those of other steps and ranks."""
+    words = np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)
+    seed_everything(int(words[0]) >> 1)
+
+
 def rng_state() -> dict[str, Any]:
     """The generators' state as tensors and plain values, so that it loads with `weights_only=True`."""
     numpy_state: Any = np.random.get_state(legacy=False)

@@ -25,7 +25,8 @@ from spimm.bench import (
     spk,
 )
 from spimm.bench.environment import PEERS
-from spimm.bench.fresh import Trained, forget_peak, in_fresh_process, resident
+from spimm.bench.fresh import Trained, in_fresh_process
+from spimm.kernels.resident import forget_peak, resident
 from spimm.layers import SDSA
 
 QUICK = Options(quick=True)
@@ -53,6 +54,10 @@ GOALS = {
     ("meta_train_step_224", "spikingjelly fp32 T=1", "spimm bf16 T=1"): 5.0,
     ("meta_inference_224", "spikingjelly fp32 T=4", "spimm folded bf16 T=4"): 8.0,
     ("meta_inference_224", "spikingjelly fp32 T=1", "spimm folded bf16 T=1"): 8.0,
+    ("event_reading", "spikingjelly dvs-gesture", "spimm dvs-gesture"): 5.0,
+    ("event_framing", "spikingjelly n-mnist time", "spimm n-mnist time"): 5.0,
+    ("event_framing", "spikingjelly n-mnist count", "spimm n-mnist count"): 5.0,
+    ("event_framing", "spikingjelly dvs-gesture time", "spimm dvs-gesture time"): 5.0,
     ("first_step", "spimm fp32 steady step", "spimm fp32 first step"): 1 / 1.5,
     ("first_step", "spimm bf16 steady step", "spimm bf16 first step"): 1 / 1.5,
 }

@@ -158,7 +158,11 @@ def test_missing_arrays_and_damaged_files_are_reported(tmp_path):
     [
         ("events:events.npz", {}, "takes frames=T, .*got frames=None"),
         ("events:events.npz", {"frames": 0}, "frames must be at least 1, got 0"),
-        ("events:events.npz", {"frames": 4, "bins": "width"}, "bins must be time or count, got 'width'"),
+        (
+            "events:events.npz",
+            {"frames": 4, "bins": "width"},
+            "bins must be time, count, duration or events, got 'width'",
+        ),
         ("events:events.npz", {"frames": 4, "image_size": 32}, "keeps the size of its sensor, got image_size=32"),
         ("digits", {"frames": 4}, "digits takes no frames: only events do, got frames=4"),
     ],

@@ -101,3 +101,51 @@ def test_parts_with_different_classes_are_refused(image_folder):
 def test_an_impossible_size_is_refused(image_folder):
     with pytest.raises(ValueError, match="size must be at least 1"):
         load_data(f"folder:{image_folder()}", image_size=0)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("fraction", "side"), [(1.0, 7), (0.5, 14)])
+def test_evaluation_keeps_the_fraction_asked_for_by_the_interpolation_asked_for(
+    image_folder, interpolation, fraction, side
+):
+    from torchvision.transforms import v2
+
+    root = image_folder()
+    reading = {"interpolation": interpolation, "crop_fraction": fraction}
+    split = load_data(f"folder:{root}", image_size=7, **reading).train
+    mode = v2.InterpolationMode(interpolation)
+    resized = v2.Resize(side, interpolation=mode)(Image.open(root / "train" / "cat" / "0.png"))
+    assert np.array_equal(split[0][0].permute(1, 2, 0).numpy(), np.asarray(v2.CenterCrop(7)(resized)))
+    assert torch.equal(split.subset([0])[0][0], split[0][0])
+
+
+def test_random_crops_are_resized_by_the_interpolation_asked_for(image_folder):
+    root = image_folder()
+    splits = [load_data(f"folder:{root}", image_size=8, interpolation=kind).train for kind in ("bilinear", "bicubic")]
+    crops = [
+        split.read(torch.arange(6), crop_scale=(0.2, 0.6), generator=torch.Generator().manual_seed(0)).float()
+        for split in splits
+    ]
+    assert not torch.equal(*crops)
+    assert (crops[0] - crops[1]).abs().mean() < 20  # of the same places
+
+
+@pytest.mark.parametrize(
+    ("reading", "message"),
+    [
+        ({"interpolation": "nearest"}, "interpolation must be bilinear or bicubic, got 'nearest'"),
+        ({"crop_fraction": 0.0}, r"crop_fraction must lie in \(0, 1\], got 0.0"),
+        ({"crop_fraction": 1.1}, r"crop_fraction must lie in \(0, 1\], got 1.1"),
+    ],
+)
+def test_other_ways_to_read_files_are_refused(image_folder, reading, message):
+    with pytest.raises(ValueError, match=message):
+        load_data(f"folder:{image_folder()}", **reading)
+
+
+@pytest.mark.parametrize("reading", [{"interpolation": "bicubic"}, {"crop_fraction": 1.0}])
+def test_images_in_memory_are_not_read_in_any_way(reading):
+    with pytest.raises(
+        ValueError, match=r"interpolation and crop_fraction are for folders of images, got .* for digits"
+    ):
+        load_data("digits", **reading)

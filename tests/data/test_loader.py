@@ -263,6 +263,7 @@ def test_ranks_draw_different_augmentations():
         ({"seed": -1}, "seed must be at least 0"),
         ({"num_workers": -1}, "num_workers must be at least 0"),
         ({"world_size": 0}, "world_size must be at least 1"),
+        ({"parts": 3}, "parts must divide the 4 images of a batch on all ranks, got 3"),
         ({"rank": 2, "world_size": 2}, r"rank must lie in \[0, 2\), got 2"),
         ({"mean": (0.5,)}, "need 3 values"),
         ({"augment": Augment(crop_scale=(0.5, 1.0))}, "crop_scale is for image files"),

@@ -72,3 +72,28 @@ def test_the_epochs_are_counted_from_the_first() -> None:
 def test_values_out_of_range_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=rf"{next(iter(settings), 'mixup or cutmix')} must be .*, got"):
         Mix(3, **settings)
+
+
+@pytest.mark.parametrize("mix", [Mix(5, mixup=0.8, probability=0.3), Mix(5, cutmix=1.0, probability=0.3)], ids=str)
+def test_a_share_of_the_batches_is_mixed_and_the_others_keep_their_images_and_labels(mix: Mix) -> None:
+    images, labels = indicators(5)
+    plain = 0
+    for seed in range(300):
+        mixed, targets = mix(images, labels, seeded(seed))
+        assert targets.dtype == torch.float32
+        if torch.equal(mixed, images):
+            plain += 1
+            assert torch.equal(targets, torch.eye(5))
+    assert 180 < plain < 240
+
+
+def test_a_probability_of_one_draws_nothing_more() -> None:
+    images, labels = indicators(5)
+    whole = Mix(5, mixup=0.8, probability=1.0)(images, labels, seeded())
+    assert torch.equal(whole[0], Mix(5, mixup=0.8)(images, labels, seeded())[0])
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.5])
+def test_a_probability_out_of_range_is_refused(probability: float) -> None:
+    with pytest.raises(ValueError, match=rf"probability must lie in \(0, 1\], got {probability}"):
+        Mix(5, mixup=0.5, probability=probability)

@@ -30,6 +30,9 @@ class TinyNet(nn.Module):
         self.training_steps = 0
         self._fail_at, self._fail = fail_at, fail
 
+    def layer_depths(self) -> dict[str, int]:
+        return {name: int(name.startswith("head")) for name, _ in self.named_parameters()}
+
     def forward(self, images: Tensor) -> Tensor:
         hidden = torch.relu(self.norm(self.conv(images))).mean((2, 3))
         logits = self.head(nn.functional.dropout(hidden, 0.2, self.training))

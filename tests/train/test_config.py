@@ -13,7 +13,7 @@ BASE = Recipe(model="some_model", data="digits", model_options={"num_steps": 4, 
 
 def test_a_recipe_survives_json() -> None:
     recipe = replace(BASE, augment=Augment(pad=2, crop_scale=(0.5, 1.0)), betas=(0.8, 0.95), image_size=32)
-    recipe = replace(recipe, schedule="milestones", milestones=(3, 5))
+    recipe = replace(recipe, schedule="milestones", milestones=(3, 5), sensor=(180, 240))
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
 
 
@@ -42,6 +42,11 @@ def test_a_recipe_does_not_share_its_options_with_the_caller() -> None:
         ("model", ""),
         ("epochs", 0),
         ("batch_size", 0),
+        ("accumulate", 0),
+        ("accumulate", 5),
+        ("batch_parts", 3),
+        ("parallel", "zero"),
+        ("rank_timeout", 0),
         ("lr", 0.0),
         ("lr", float("nan")),
         ("min_lr", 1.0),
@@ -53,6 +58,12 @@ def test_a_recipe_does_not_share_its_options_with_the_caller() -> None:
         ("mixup", -0.1),
         ("cutmix", float("inf")),
         ("mix_epochs", 0),
+        ("mix_probability", 0.0),
+        ("repeats", 0),
+        ("layer_decay", 0.0),
+        ("layer_decay", 1.1),
+        ("interpolation", "nearest"),
+        ("crop_fraction", 0.0),
         ("ema_decay", 1.0),
         ("clip_norm", -1.0),
         ("clip_norm", float("inf")),
@@ -65,9 +76,20 @@ def test_a_recipe_does_not_share_its_options_with_the_caller() -> None:
         ("frames", 0),
         ("frames", 8),
         ("bins", "width"),
+        ("bin_size", 0),
+        ("representation", "grid"),
+        ("sensor_size", 0),
+        ("sensor", (34,)),
+        ("sensor", (0, 34)),
+        ("split_seed", -1),
         ("fold", 5),
         ("fold", -1),
         ("folds", 1),
+        ("corrupt", "ignore"),
+        ("spike_guard", 1.0),
+        ("rate_weight", -1.0),
+        ("rate_upper", 1.5),
+        ("rate_lower", 0.2),
         ("precision", "fp16"),
         ("optimizer", "rmsprop"),
         ("momentum", 1.0),
@@ -103,6 +125,12 @@ def test_milestones_rise_from_the_end_of_the_warm_up_and_have_no_cool_down(name:
         replace(BASE, schedule="milestones", **settings)
 
 
+def test_split_weights_are_not_quantised() -> None:
+    assert replace(BASE, weight_bits=4).parallel == "ddp"
+    with pytest.raises(ValueError, match=r"^weight_bits must be None with parallel=fsdp, got 4"):
+        replace(BASE, weight_bits=4, parallel="fsdp")
+
+
 def test_milestones_may_lie_behind_the_end_and_their_rate_below_min_lr() -> None:
     recipe = replace(BASE, schedule="milestones", milestones=(4, 99), warmup_epochs=4, lr=1e-4, min_lr=1e-3)
     assert recipe.milestones == (4, 99)
@@ -125,6 +153,17 @@ def test_every_field_has_a_line_that_says_what_it_is() -> None:
         (["image_size=32"], {"image_size": 32}),
         (["image_size=none"], {"image_size": None}),
         (["frames=4", "bins=count", "fold=2", "folds=3"], {"frames": 4, "bins": "count", "fold": 2, "folds": 3}),
+        (
+            ["bins=duration", "bin_size=5000", "representation=surface", "merge_polarity=true", "sensor_size=64"],
+            {
+                "bins": "duration",
+                "bin_size": 5000,
+                "representation": "surface",
+                "merge_polarity": True,
+                "sensor_size": 64,
+            },
+        ),
+        (["sensor=180,240", "split_seed=3"], {"sensor": (180, 240), "split_seed": 3}),
         (["init_from=runs/first", "teacher=none"], {"init_from": "runs/first", "teacher": None}),
         (["tensorboard=false"], {"tensorboard": False}),
         (["precision=bf16", "device=cpu"], {"precision": "bf16", "device": "cpu"}),
@@ -135,6 +174,20 @@ def test_every_field_has_a_line_that_says_what_it_is() -> None:
             {"augment": Augment(shear=10.0, auto_augment="cifar10", cutout=16, fill=128)},
         ),
         (["augment.auto_augment=none"], {}),
+        (
+            ["augment.rand_augment=rand-m9-mstd0.5-inc1", "augment.erase_mode=const", "augment.erase_count=2"],
+            {"augment": Augment(rand_augment="rand-m9-mstd0.5-inc1", erase_mode="const", erase_count=2)},
+        ),
+        (
+            ["interpolation=bicubic", "crop_fraction=1", "repeats=3", "mix_probability=0.5", "layer_decay=0.75"],
+            {
+                "interpolation": "bicubic",
+                "crop_fraction": 1.0,
+                "repeats": 3,
+                "mix_probability": 0.5,
+                "layer_decay": 0.75,
+            },
+        ),
         (
             ["schedule=milestones", "milestones=50,150", "milestone_factor=0.4"],
             {"schedule": "milestones", "milestones": (50, 150), "milestone_factor": 0.4},

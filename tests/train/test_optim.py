@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spimm.train import Recipe
-from spimm.train.optim import build_optimizer, learning_rate
+from spimm.train.optim import build_optimizer, learning_rate, set_learning_rate
 
 from .conftest import TinyNet
 
@@ -201,3 +201,43 @@ def test_a_share_of_the_mean_of_each_neurons_step_is_kept(optimizer: str) -> Non
     mean = whole.mean(1, keepdim=True)
     torch.testing.assert_close(damped, whole - 0.75 * mean)
     assert mean.abs().min() > 0 and torch.equal(bias, same_bias)
+
+
+class Layered(nn.Module):
+    """Three layers, of which it tells the depths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.head = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def layer_depths(self) -> dict[str, int]:
+        names = ["stem", "block", "head"]
+        return {name: names.index(name.split(".")[0]) for name, _ in self.named_parameters()}
+
+
+def test_layer_decay_lowers_the_rate_from_each_layer_to_the_one_before_it() -> None:
+    model = Layered()
+    optimizer = build_optimizer(model, replace(RECIPE, layer_decay=0.5))
+    set_learning_rate(optimizer, 0.8)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {
+        names[id(p)]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]
+    }
+    rates = {"stem": 0.2, "block": 0.4, "head": 0.8}
+    assert found == {
+        f"{layer}.{part}": (pytest.approx(rate), decay)
+        for layer, rate in rates.items()
+        for part, decay in (("weight", 0.3), ("bias", 0.0))
+    }
+
+
+def test_without_layer_decay_there_are_two_groups_with_the_rate_itself() -> None:
+    optimizer = build_optimizer(Layered(), RECIPE)
+    set_learning_rate(optimizer, 0.8)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.8, 0.8]
+    assert "lr_scale" not in optimizer.param_groups[0]
+
+
+def test_layer_decay_wants_a_model_that_tells_of_its_layers() -> None:
+    with pytest.raises(ValueError, match="layer_decay must be 1 for a model without layer_depths, got 0.9 for Linear"):
+        build_optimizer(nn.Linear(2, 2), replace(RECIPE, layer_decay=0.9))

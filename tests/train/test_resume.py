@@ -1,4 +1,5 @@
 import os
+import random
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +27,7 @@ from spimm.train import (
 from spimm.train.checkpoint import write_checkpoint
 
 from .conftest import TinyNet, signal_at
+from .families import TINY, tiny_model
 
 TIMING = {"time", "images_per_second", "eval_seconds"}
 SETTINGS = {
@@ -36,6 +38,8 @@ SETTINGS = {
     "adam": {"optimizer": "adam", "schedule": "milestones", "milestones": (1, 2), "weight_decay": 0.0},
     "sgd": {"optimizer": "sgd", "ema_decay": 0.9},
     "mixed": {"mixup": 0.8, "cutmix": 1.0, "mix_epochs": 2, "label_smoothing": 0.1},
+    "repeated": {"repeats": 2, "mixup": 0.5, "mix_probability": 0.5, "layer_decay": 0.5},
+    "random": {"augment": Augment(rand_augment="rand-m9-mstd0.5-inc1", erase=0.5, erase_mode="const")},
     "warped": {"augment": Augment(rotate=30, shear=10, auto_augment="imagenet", fill=128, cutout=2)},
 }
 
@@ -139,6 +143,34 @@ def test_a_spiking_model_stopped_and_resumed_equals_one_that_was_not(precision: 
     model.register_forward_pre_hook(stop)
     assert not train(recipe, tmp_path / "parts", data=few, model=model, console=Console(file=StringIO())).completed
     assert train(recipe, tmp_path / "parts", data=few, console=Console(file=StringIO())).completed
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_every_family_stopped_at_any_step_and_resumed_equals_one_that_was_not(
+    family: str, recipe: Recipe, tmp_path: Path
+) -> None:
+    digits = load_data("digits")
+    few = replace(digits, train=digits.train.subset(range(40)), test=digits.test.subset(range(16)))
+    recipe = replace(recipe, model=TINY[family][0], epochs=2, mixup=0.5, ema_decay=0.9)
+    step = random.Random(family).randrange(1, 10)
+
+    def stop(model: torch.nn.Module, inputs: tuple[Tensor]) -> None:
+        steps.append(model.training)
+        if sum(steps) == step and model.training:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def fit(out: str, *hooks: Callable[[torch.nn.Module, tuple[Tensor]], None]) -> bool:
+        model = tiny_model(family, exact=False)
+        for hook in hooks:
+            model.register_forward_pre_hook(hook)
+        return train(recipe, tmp_path / out, data=few, model=model, console=Console(file=StringIO())).completed
+
+    steps: list[bool] = []
+    assert fit("whole")
+    assert not fit("parts", stop)
+    assert read_checkpoint(tmp_path / "parts" / "checkpoints" / "last").state["step"] == step
+    assert fit("parts")
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 

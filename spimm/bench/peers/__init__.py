@@ -5,6 +5,7 @@ hard reset to 0, the derivative of sigmoid(4 u); in SpikeAtConv that of ATan, an
 writes it in other units, its peer says how.
 """
 
+from spimm.bench.peers.events import NumpyEvents, PeerEvents, SpikingJellyEvents
 from spimm.bench.peers.libraries import NORSE_MISSING, norse, snntorch, spikingjelly
 from spimm.bench.peers.memory import with_memopt
 from spimm.bench.peers.metaspikeformer import PeerMetaSpikeFormer
@@ -28,7 +29,9 @@ __all__ = [
     "NORSE_MISSING",
     "CompiledLIF",
     "NorseLIF",
+    "NumpyEvents",
     "OfficialQKFormer",
+    "PeerEvents",
     "PeerLIF",
     "PeerMetaSpikeFormer",
     "PeerMultiLIF",
@@ -39,6 +42,7 @@ __all__ = [
     "PeerSpikes",
     "PlainTTFS",
     "SnnTorchLIF",
+    "SpikingJellyEvents",
     "lif_node",
     "norse",
     "snntorch",

@@ -28,6 +28,22 @@ def spikingjelly() -> SpikingJelly:
     return SpikingJelly(functional, neuron, surrogate, qkformer, memopt)
 
 
+class SpikingJellyData(NamedTuple):
+    """The modules of its data sets that are used."""
+
+    utils: types.ModuleType
+    cifar10_dvs: types.ModuleType
+
+
+def spikingjelly_data() -> SpikingJellyData:
+    """SpikingJelly's data sets. Raises ImportError with what to install where it is missing."""
+    try:
+        from spikingjelly.datasets import cifar10_dvs, utils
+    except ImportError as error:
+        raise ImportError(f"comparisons need SpikingJelly 2: pip install 'spimm[peers]' ({error})") from error
+    return SpikingJellyData(utils, cifar10_dvs)
+
+
 def snntorch() -> types.ModuleType:
     """snnTorch, with its `surrogate`. Raises ImportError with what to install where it is missing."""
     try:

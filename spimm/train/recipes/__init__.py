@@ -1,21 +1,34 @@
-"""Recipes by name, each with a docstring that states Command, Cost and Expected.
+"""Recipes by name, each with a docstring that states Command, Cost and Expected, and Source for a published result.
 
 A file here but this one holds one recipe of its own name, `RECIPE`; or several by their names, `RECIPES`, which share
-the docstring: `{name}` in it stands for the name, and `NOTES` has a line for each.
+the docstring: `{name}` in it stands for the name, and `NOTES` has lines for each.
 """
 
+import fnmatch
 import importlib
 import pkgutil
+import re
 from functools import cache
 from types import ModuleType
+from typing import NamedTuple
 
 from spimm.train.config import Recipe
 from spimm.train.overrides import nearest
 
 
-def list_recipes() -> list[str]:
-    """Names of the recipes, sorted."""
-    return sorted(_modules())
+class RecipeFacts(NamedTuple):
+    """What the text of a recipe states, each on one line."""
+
+    command: str
+    cost: str
+    expected: str
+    source: str
+    """Where a result is published that the recipe is for, or `ours`."""
+
+
+def list_recipes(pattern: str = "*") -> list[str]:
+    """Names of the recipes that match a shell-style pattern, sorted."""
+    return sorted(fnmatch.filter(_modules(), pattern))
 
 
 def load_recipe(name: str) -> Recipe:
@@ -28,6 +41,15 @@ def describe_recipe(name: str) -> str:
     module = _module(name)
     text = (module.__doc__ or "").replace("{name}", name)
     return text + module.NOTES[name] + "\n" if hasattr(module, "NOTES") else text
+
+
+def recipe_facts(name: str) -> RecipeFacts:
+    """Command, cost, expected result and source as `describe_recipe` has them."""
+    stated = {
+        label.lower(): " ".join(text.split())
+        for label, text in re.findall(r"^(\w+): (.*?)(?=^\w+: |\Z)", describe_recipe(name), re.MULTILINE | re.DOTALL)
+    }
+    return RecipeFacts(stated["command"], stated["cost"], stated["expected"], stated.get("source", "ours"))
 
 
 def _module(name: str) -> ModuleType:

@@ -1,0 +1,158 @@
+"""Where event data sets keep their files, and how they are split: as their authors publish them, and one's own.
+
+| name | files below the data folder | split |
+|---|---|---|
+| n-mnist | n-mnist/{Train,Test}/DIGIT/*.bin | as published |
+| n-caltech101 | n-caltech101/CLASS/*.bin | none published: by class, seeded, 90 % train |
+| cifar10-dvs | cifar10-dvs/CLASS/*.{aedat,mat,npz} | the first 90 % of each class train, or by class, seeded |
+| dvs-gesture | dvs-gesture/*.aedat, *_labels.csv, trials_to_{train,test}.txt | as published |
+| recordings:PATH | PATH/{train,val or test}/CLASS/* | by folder |
+
+The archives' own top folders, Caltech101 and DvsGesture, may stand in between.
+"""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from spimm.data.event_files import EventFiles, Item
+from spimm.data.formats import read_gesture_labels
+from spimm.data.static import stratified_split
+
+SUFFIXES = (".bin", ".aedat", ".aedat4", ".dat", ".raw", ".es", ".mat", ".npz")
+GESTURES = (
+    "hand clapping",
+    "right hand wave",
+    "left hand wave",
+    "right arm clockwise",
+    "right arm counter clockwise",
+    "left arm clockwise",
+    "left arm counter clockwise",
+    "arm roll",
+    "air drums",
+    "air guitar",
+    "other gestures",
+)
+DEFAULT_FRACTION = 0.9
+EVENT_SETS = ("n-mnist", "dvs-gesture", "n-caltech101", "cifar10-dvs")
+SPLIT_SETS = EVENT_SETS[2:]
+"""Those that are published without a split."""
+
+
+def list_event_files(
+    name: str,
+    root: Path,
+    *,
+    train_fraction: float | None = None,
+    seed: int | None = None,
+    sensor: tuple[int, int] | None = None,
+) -> EventFiles:
+    """The files of one of EVENT_SETS, or of `recordings`, below `root`.
+
+    train_fraction, seed: of SPLIT_SETS. sensor: of `recordings`. FileNotFoundError for what is missing.
+    """
+    if name == "n-mnist":
+        return n_mnist(root)
+    if name == "dvs-gesture":
+        return dvs_gesture(root)
+    if name == "recordings":
+        return recordings(root, sensor)
+    return (n_caltech101 if name == "n-caltech101" else cifar10_dvs)(root, train_fraction, seed)
+
+
+def n_mnist(root: Path) -> EventFiles:
+    """Orchard et al. 2015: 60000 train, 10000 test, 34 x 34."""
+    return _by_part(root, "Train", "Test", (34, 34), "official split")
+
+
+def recordings(root: Path, sensor: tuple[int, int] | None = None) -> EventFiles:
+    """Own files, in train/CLASS and val/CLASS (or test/CLASS). sensor: (H, W) where files do not state it."""
+    held_out = next((part for part in ("val", "test") if (root / part).is_dir()), None)
+    if not (root / "train").is_dir() or held_out is None:
+        raise FileNotFoundError(f"{root} must hold the folders train/ and val/ (or test/), one sub-folder per class")
+    return _by_part(root, "train", held_out, sensor, f"test = its {held_out} folder")
+
+
+def n_caltech101(root: Path, train_fraction: float | None = None, seed: int | None = None) -> EventFiles:
+    """Orchard et al. 2015: 8709 recordings of 101 classes, up to 180 x 240."""
+    return _split(_inside(root, "Caltech101"), (180, 240), train_fraction, 0 if seed is None else seed)
+
+
+def cifar10_dvs(root: Path, train_fraction: float | None = None, seed: int | None = None) -> EventFiles:
+    """Li et al. 2017: 10000 recordings of 10 classes, 128 x 128.
+
+    Without a seed the first recordings of each class train, in the order of file names as texts, in which 10 comes
+    before 2: so do torchvision's folders and SpikingJelly's `split_to_train_test_set`, by which QKFormer was trained.
+    """
+    return _split(root, (128, 128), train_fraction, seed)
+
+
+def dvs_gesture(root: Path) -> EventFiles:
+    """Amir et al. 2017: 11 gestures, 23 subjects train and 6 test, 128 x 128; a sequence for each that is labelled."""
+    root = _inside(root, "DvsGesture")
+    parts = {}
+    for name in ("trials_to_train.txt", "trials_to_test.txt"):
+        if not (root / name).is_file():
+            raise FileNotFoundError(f"{root} must hold {name}, the .aedat files that it lists and their _labels.csv")
+        listed = [line.strip() for line in (root / name).read_text(encoding="ascii").splitlines()]
+        parts[name] = tuple(item for trial in listed if trial for item in _gestures(root / trial))
+    train, test = parts.values()
+    return EventFiles(root, GESTURES, train, test, (128, 128), "official split by subjects")
+
+
+def _gestures(path: Path) -> list[Item]:
+    labels = read_gesture_labels(path.with_name(f"{path.stem}_labels.csv"))
+    return [Item(path, gesture.label, (gesture.start, gesture.stop)) for gesture in labels]
+
+
+def _by_part(root: Path, train: str, test: str, sensor: tuple[int, int] | None, note: str) -> EventFiles:
+    listed = {part: _classes(root / part) for part in (train, test)}
+    classes = tuple(listed[train])
+    if tuple(listed[test]) != classes:
+        different = sorted(set(classes) ^ set(listed[test]))
+        raise ValueError(f"{root}: {train} and {test} must have the same classes, only one of them has {different}")
+    return EventFiles(root, classes, _labelled(listed[train].values()), _labelled(listed[test].values()), sensor, note)
+
+
+def _split(root: Path, sensor: tuple[int, int], train_fraction: float | None, seed: int | None) -> EventFiles:
+    listed = _classes(root)
+    fraction = DEFAULT_FRACTION if train_fraction is None else train_fraction
+    if not 0 < fraction < 1:
+        raise ValueError(f"train_fraction must lie between 0 and 1, got {fraction}")
+    if seed is None:
+        cuts = {name: math.ceil(len(files) * fraction) for name, files in listed.items()}
+        train = _labelled([files[: cuts[name]] for name, files in listed.items()])
+        test = _labelled([files[cuts[name] :] for name, files in listed.items()])
+        note = f"the first {fraction:.0%} of each class, by file name, train"
+        return EventFiles(root, tuple(listed), train, test, sensor, note)
+    items = _labelled(listed.values())
+    chosen = stratified_split(np.array([item.label for item in items]), train_fraction=fraction, seed=seed)
+    train, test = (tuple(items[index] for index in part) for part in chosen)
+    note = f"stratified split, train fraction {fraction}, seed {seed}"
+    return EventFiles(root, tuple(listed), train, test, sensor, note)
+
+
+def _labelled(classes: Iterable[list[Path]]) -> tuple[Item, ...]:
+    return tuple(Item(path, label) for label, files in enumerate(classes) for path in files)
+
+
+def _classes(root: Path) -> dict[str, list[Path]]:
+    """Event files by class, both in the order of their names. FileNotFoundError where there are none."""
+    folders = sorted(folder for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else []
+    listed = {
+        folder.name: sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES) for folder in folders
+    }
+    empty = [name for name, files in listed.items() if not files]
+    if not listed or empty:
+        seen = f"none in {', '.join(empty)}" if empty else "no such folder"
+        raise FileNotFoundError(
+            f"{root} must hold a folder of event files ({' '.join(SUFFIXES)}) per class, got {seen}"
+        )
+    return listed
+
+
+def _inside(root: Path, folder: str) -> Path:
+    """The top folder of the archive, where it was kept."""
+    return root / folder if (root / folder).is_dir() else root
