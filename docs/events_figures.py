@@ -1,6 +1,6 @@
 """Draws the figures of events.md into docs/figures:
 
-    python docs/events_figures.py [--only FIGURE ...]
+`python docs/events_figures.py [--only FIGURE ...]`
 """
 
 import argparse

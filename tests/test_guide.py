@@ -75,4 +75,3 @@ def test_the_command_runs(command: str, folder: Path, monkeypatch: pytest.Monkey
     out = re.search(r"--out (\S+)", command)
     assert out is None or (folder / out[1]).is_dir()
     assert capsys.readouterr().out
-

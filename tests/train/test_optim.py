@@ -239,5 +239,7 @@ def test_without_layer_decay_there_are_two_groups_with_the_rate_itself() -> None
 
 
 def test_layer_decay_wants_a_model_that_tells_of_its_layers() -> None:
-    with pytest.raises(ValueError, match="layer_decay must be 1 for a model without layer_depths, got 0.9 for Linear"):
+    with pytest.raises(
+        ValueError, match=r"layer_decay must be 1 for a model without layer_depths, got 0\.9 for Linear"
+    ):
         build_optimizer(nn.Linear(2, 2), replace(RECIPE, layer_decay=0.9))
