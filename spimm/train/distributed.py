@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -152,11 +153,12 @@ def shard(model: nn.Module) -> None:
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for tensor in (*model.parameters(), *model.buffers()):
         dist.broadcast(tensor.detach(), 0)
+    mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))
     for part in list(model.modules()):
         blocks = getattr(part, "blocks", None)
         for block in blocks if isinstance(blocks, nn.Sequential | nn.ModuleList) else ():
-            fully_shard(block)
-    fully_shard(model)
+            fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
 
 
 def gradients_stay(model: nn.Module, *, local: bool) -> AbstractContextManager[None]:

@@ -180,6 +180,11 @@ def shipped(run, tmp_path, monkeypatch) -> str:
     return recipe.model
 
 
+def test_a_named_model_is_evaluated_on_events_that_have_a_name(capsys):
+    assert main(["eval", "--model", "qkformer_2_128_nmnist", "--data", "digits-dvs", "--num-steps", "1"]) == 0
+    assert "360 test images" in capsys.readouterr().out
+
+
 def test_shipped_weights_are_evaluated_and_analyzed_on_their_data(run, shipped, tmp_path, capsys):
     assert main(["eval", str(run), "--as-json"]) == 0
     expected = json.loads(capsys.readouterr().out)

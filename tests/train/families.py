@@ -30,14 +30,14 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def tiny_model(family: str, *, exact: bool = True, num_classes: int = 10) -> nn.Module:
+def tiny_model(family: str, *, exact: bool = True, num_classes: int = 10, **changes: Any) -> nn.Module:
     """The family's network, always with the same weights, and norms so strong that all its neurons fire.
 
     `exact` computes in float64: spikes then do not depend on the order of a sum, which float32 does not promise.
     """
     name, options = TINY[family]
     torch.manual_seed(0)
-    model = create_model(name, num_classes=num_classes, **options)
+    model = create_model(name, num_classes=num_classes, **{**options, **changes})
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d):
             nn.init.uniform_(part.weight, 1.5, 3)

@@ -118,6 +118,19 @@ def test_two_processes_train_as_one_does_with_all_images(
     assert_near(two, one, make, 1e-6)
 
 
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_parts_that_are_computed_again_in_the_backward_pass_keep_the_equality(
+    parallel: str, shared: Recipe, few_digits: ImageData, tmp_path: Path
+) -> None:
+    def make(rank: int) -> nn.Module:
+        return tiny_model("resnet", checkpoint=True, memory="packed")
+
+    recipe = replace(shared, epochs=1)
+    run(recipe, tmp_path / "one", few_digits, tiny_model("resnet"))
+    together(replace(recipe, parallel=parallel), tmp_path / "two", few_digits, make)
+    assert_near(tmp_path / "two", tmp_path / "one", make, 1e-6)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
