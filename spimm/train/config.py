@@ -70,7 +70,8 @@ class Recipe:
     accumulate: int = 1
     """pieces in which a rank computes its share of a step, one after the other, the gradients being added up"""
     batch_parts: int = 1
-    """equal parts of a batch, augmented and mixed each on its own; as many as ranks spare them each other's images"""
+    """equal parts of a batch, at most: each is augmented and mixed on its own; as many as ranks spare them each other's
+    images (see `parts`)"""
     optimizer: Literal["adamw", "adam", "lamb", "sgd"] = "adamw"
     """optimiser; LAMB's trust ratio is at most 1, SGD is without Nesterov's step"""
     lr: float = 1e-3
@@ -242,12 +243,16 @@ class Recipe:
         _require(below, "rate_lower", self.rate_lower, f"in [0, rate_upper={self.rate_upper}]")
 
     def _check_ranks(self) -> None:
-        for name in ("accumulate", "batch_parts"):
-            divides = self.batch_size % getattr(self, name) == 0
-            _require(divides, name, getattr(self, name), f"a divisor of batch_size={self.batch_size}")
+        divides = self.batch_size % self.accumulate == 0
+        _require(divides, "accumulate", self.accumulate, f"a divisor of batch_size={self.batch_size}")
         _require(self.parallel in ("ddp", "fsdp"), "parallel", self.parallel, "ddp or fsdp")
         whole = self.parallel == "ddp" or self.weight_bits is None
         _require(whole, "weight_bits", self.weight_bits, "None with parallel=fsdp")
+
+    @property
+    def parts(self) -> int:
+        """Parts of a batch: the greatest common divisor of batch_parts and batch_size."""
+        return math.gcd(self.batch_parts, self.batch_size)
 
     @property
     def total_epochs(self) -> int:

@@ -12,8 +12,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopRequest:
     """Context manager under which `requested` turns true at the first SIGINT or SIGTERM.
 
-    A second signal acts as it would have without it; not under torchrun, which sends SIGTERM behind the terminal's
-    SIGINT and kills whatever is left after 30 s. Ranks stop together: each gives its `votes`, and where their sum says
+    A second signal acts as it would have without it; not under torchrun, which sends one more behind the terminal's
+    own and kills whatever is left after 30 s. Ranks stop together: each gives its `votes`, and where their sum says
     so all find in `agreed` the name of the signal, else "". Forked workers ignore SIGINT, which a terminal sends to
     them as well, and end on SIGTERM. Outside the main thread, where Python allows no handlers, it never turns true.
     """

@@ -111,7 +111,7 @@ def _train(
 
 def _mind_parts(recipe: Recipe, ranks: Ranks, data: ImageData, log: RunLog) -> None:
     """Says so where ranks decode image files that others use."""
-    decoded = recipe.batch_size // recipe.batch_parts
+    decoded = recipe.batch_size // recipe.parts
     used = recipe.batch_size // ranks.world_size
     if decoded > used and isinstance(data.train.images, ImageFiles):
         log.message(
@@ -215,7 +215,7 @@ def build_loader(recipe: Recipe, data: ImageData, *, train: bool, ranks: Ranks |
         num_workers=recipe.num_workers,
         rank=rank,
         world_size=world_size,
-        parts=recipe.batch_parts if train else 1,
+        parts=recipe.parts if train else 1,
     )
 
 

@@ -44,7 +44,7 @@ def test_a_recipe_does_not_share_its_options_with_the_caller() -> None:
         ("batch_size", 0),
         ("accumulate", 0),
         ("accumulate", 5),
-        ("batch_parts", 3),
+        ("batch_parts", 0),
         ("parallel", "zero"),
         ("rank_timeout", 0),
         ("lr", 0.0),
@@ -236,3 +236,8 @@ def test_a_wrong_setting_is_named(tokens: list[str], text: str, capsys: pytest.C
     with pytest.raises(ValueError, match=text):
         apply_overrides(BASE, tokens)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("size", "parts"), [(512, 64), (96, 32), (7, 1)])
+def test_a_batch_has_as_many_parts_as_divide_it(size: int, parts: int) -> None:
+    assert Recipe(model="qkformer_3_64_digits", data="digits", batch_size=size, batch_parts=64).parts == parts

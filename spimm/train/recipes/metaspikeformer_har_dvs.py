@@ -22,6 +22,7 @@ RECIPE = Recipe(
     augment=Augment(flip=True),
     epochs=100,
     batch_size=72,
+    batch_parts=24,
     lr=1.125e-5,
     min_lr=1e-6,
     warmup_epochs=5,

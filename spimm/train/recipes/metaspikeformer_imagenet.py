@@ -26,6 +26,7 @@ _BASE = Recipe(
     augment=Augment(flip=True, erase=0.25, rand_augment="rand-m9-mstd0.5-inc1"),
     epochs=200,
     batch_size=1024,
+    batch_parts=64,
     optimizer="lamb",
     lr=2.4e-3,
     min_lr=1e-6,

@@ -23,6 +23,7 @@ _BASE = Recipe(
     augment=Augment(flip=True, auto_augment="imagenet", erase=0.25),
     epochs=200,
     batch_size=768,
+    batch_parts=64,
     lr=1e-3,
     warmup_epochs=10,
     weight_decay=0.05,
