@@ -66,7 +66,7 @@ def test_a_corrupt_file_is_refused_by_name_with_the_setting_that_leaves_it_out(r
         list(loader(root, train=True, corrupt="refuse"))
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, 1])
 def test_in_training_the_next_image_of_the_class_stands_in_and_the_file_is_named(root: Path, num_workers: int) -> None:
     sound = greys(loader(root, train=True))
     names = [spoil(root / "train" / "a" / "2.png"), spoil(root / "train" / "b" / "5.png")]

@@ -54,6 +54,7 @@ def _events(data: str, steps: int, top1: float) -> Row:
         "table of event data",
         {"top1": top1, "params": 1.50},
         full=Setup(recipe + ("_t10" if steps == 10 else "")),
+        scaled=Setup("nmnist_qkformer") if (data, steps) == ("cifar10dvs", 16) else None,
         counts={"params": count},
         needs="a GPU",
     )
