@@ -62,7 +62,8 @@ def read_recording(
     for name, (value, kind) in options.items():
         if value is not None and value not in get_args(kind):
             raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
-    source = Source(Path(path), Path(path).read_bytes(), sensor, truncated == "keep")
+    place = Path(path)
+    source = Source(place, place.read_bytes(), sensor, truncated == "keep")
     return _checked(source, READERS[format or find_format(source)](source), out_of_order)
 
 
