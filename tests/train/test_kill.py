@@ -32,7 +32,9 @@ STEPS = 22
 
 def start(out: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*COMMAND, "device=cpu", "--out", str(out)], env=environment, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [*COMMAND, "device=cpu", "--out", str(out)], env=environment, cwd=out.parent, stderr=subprocess.DEVNULL
+    )
 
 
 def steps_done(out: Path) -> int:
@@ -109,9 +111,11 @@ def test_a_run_killed_while_it_writes_goes_on_and_ends_as_if_never_killed(
     assert_same_run(whole, tmp_path)
 
 
-@pytest.fixture(scope="session")
-def forks() -> Callable[..., Any]:
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Processes that start quickly, each a fork of one that has torch imported and nothing running."""
+    # They look for this module by its name; last, so that an installed spimm goes before the sources here.
+    monkeypatch.setattr(sys, "path", [*sys.path, str(Path(__file__).parents[2])])
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["spimm.train"])
     return server.Process
