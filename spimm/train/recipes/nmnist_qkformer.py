@@ -1,10 +1,11 @@
-"""A small QKFormer in the form for event cameras (0.38 M parameters) on N-MNIST recordings in an `.npz` file, T = 4.
+"""A small QKFormer in the form for event cameras (0.38 M parameters) on N-MNIST recordings in an `.npz` file, T = 8.
 
-`fold=0` to `fold=4` train and test on five folds of all recordings, as `nmnist` does.
+`fold=0` to `fold=4` train and test on five folds of all recordings, as `nmnist` does. Recordings are turned, slanted and
+shifted a little, and half of them lose events (EventDrop); weights are averaged.
 
 Command: SPIMM_DATA=FOLDER spimm train nmnist_qkformer
-Cost: 3 minutes a fold on one core of an AMD EPYC with AVX-512 (500 recordings/s)
-Expected: not yet
+Cost: 6 minutes a fold on one core of an AMD EPYC with AVX-512 (250 recordings/s)
+Expected: 97.36 % top-1 after the last epoch, mean of five folds (96.36 to 98.64; seed 0; docs/results)
 """
 
 from dataclasses import replace
@@ -16,6 +17,8 @@ RECIPE = replace(
     NMNIST,
     name="nmnist_qkformer",
     model="qkformer_2_128_nmnist",
-    augment=Augment(pad=3, rotate=12.0, shear=8.0),
-    epochs=100,
+    frames=8,
+    augment=Augment(pad=3, rotate=12.0, shear=8.0, event_drop=0.5),
+    epochs=80,
+    ema_decay=0.995,
 )
