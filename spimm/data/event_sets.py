@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from spimm.data.event_files import EventFiles, Item
+from spimm.data.folder import held_out_part, same_classes
 from spimm.data.formats import read_gesture_labels
 from spimm.data.static import stratified_split
 
@@ -69,9 +70,7 @@ def n_mnist(root: Path) -> EventFiles:
 
 def recordings(root: Path, sensor: tuple[int, int] | None = None) -> EventFiles:
     """Own files, in train/CLASS and val/CLASS (or test/CLASS). sensor: (H, W) where files do not state it."""
-    held_out = next((part for part in ("val", "test") if (root / part).is_dir()), None)
-    if not (root / "train").is_dir() or held_out is None:
-        raise FileNotFoundError(f"{root} must hold the folders train/ and val/ (or test/), one sub-folder per class")
+    held_out = held_out_part(root)
     return _by_part(root, "train", held_out, sensor, f"test = its {held_out} folder")
 
 
@@ -109,10 +108,7 @@ def _gestures(path: Path) -> list[Item]:
 
 def _by_part(root: Path, train: str, test: str, sensor: tuple[int, int] | None, note: str) -> EventFiles:
     listed = {part: _classes(root / part) for part in (train, test)}
-    classes = tuple(listed[train])
-    if tuple(listed[test]) != classes:
-        different = sorted(set(classes) ^ set(listed[test]))
-        raise ValueError(f"{root}: {train} and {test} must have the same classes, only one of them has {different}")
+    classes = same_classes(root, listed)
     return EventFiles(root, classes, _labelled(listed[train].values()), _labelled(listed[test].values()), sensor, note)
 
 

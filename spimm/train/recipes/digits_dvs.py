@@ -6,21 +6,16 @@ Expected: 96 to 98 % top-1 on the 360 test recordings after the last epoch (96.1
 linear classifier of the same counts 90 %
 """
 
-from spimm.data import Augment
-from spimm.train.config import Recipe
+from dataclasses import replace
 
-RECIPE = Recipe(
+from spimm.data import Augment
+from spimm.train.recipes.nmnist import RECIPE as NMNIST
+
+RECIPE = replace(
+    NMNIST,
     name="digits_dvs",
     model="qkformer_2_128_nmnist",
     data="digits-dvs",
-    frames=4,
     augment=Augment(pad=2),
     epochs=18,
-    batch_size=32,
-    lr=6e-3,
-    warmup_epochs=2,
-    weight_decay=0.05,
-    label_smoothing=0.1,
-    clip_norm=1.0,
-    precision="bf16",
 )

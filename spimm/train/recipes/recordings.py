@@ -8,21 +8,15 @@ Cost: about 500 recordings/s of 34 x 34 pixels on one core of an AMD EPYC with A
 Expected: depends on the recordings
 """
 
-from spimm.data import Augment
-from spimm.train.config import Recipe
+from dataclasses import replace
 
-RECIPE = Recipe(
+from spimm.data import Augment
+from spimm.train.recipes.nmnist import RECIPE as NMNIST
+
+RECIPE = replace(
+    NMNIST,
     name="recordings",
     model="qkformer_2_128_nmnist",
     data="recordings:recordings",
-    frames=4,
     augment=Augment(pad=3, rotate=12.0, shear=8.0),
-    epochs=50,
-    batch_size=32,
-    lr=6e-3,
-    warmup_epochs=2,
-    weight_decay=0.05,
-    label_smoothing=0.1,
-    clip_norm=1.0,
-    precision="bf16",
 )
