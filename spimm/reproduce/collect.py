@@ -30,13 +30,13 @@ VARIED = {"seed": "seed=S", "fold": "fold=K"}
 def record_runs(folders: Sequence[Path], rows: Sequence[str], *, name: str) -> Record:
     """The record of finished runs that differ in seed or fold alone; the files of a single one are relative to it.
 
-    Spikes a neuron, for rows that print them, and energy come from what `spimm analyze RUN --images ALL --out
-    RUN/analysis` wrote, if it is there. Commit and hardware are those of now and here. ValueError for a run that is not
-    complete, is not like the others or does not stand for a row.
+    Spikes a neuron, for rows that print them and for runs without a row, and energy come from what `spimm analyze RUN
+    --images ALL --out RUN/analysis` wrote, if it is there. Commit and hardware are those of now and here. ValueError
+    for a run that is not complete, is not like the others or does not stand for a row.
     """
     if not folders:
         raise ValueError("no run is given; wanted at least one folder")
-    sparse = any("sparsity" in find_row(list_rows(), row).figures for row in rows)
+    sparse = not rows or any("sparsity" in find_row(list_rows(), row).figures for row in rows)
     wanted = {TRACE: sparse, ENERGY: True}
     entries, runs = [], []
     for folder in folders:

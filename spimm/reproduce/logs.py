@@ -19,7 +19,7 @@ class RunFiles:
     log: str
     where: Mapping[str, Any]
     trace: str | None = None
-    """trace.json of `spimm analyze` on all test images, for the sparsity of the best epoch's weights."""
+    """trace.json of `spimm analyze` on all test images, for the spikes a neuron of the best epoch's weights."""
     energy: str | None = None
     """energy.json of `spimm analyze`, at measured rates."""
 
@@ -69,7 +69,9 @@ def read_run(folder: Path, files: RunFiles) -> LoggedRun:
     figures = {"top1": top1[-1], "best_top1": max(top1), "top5": tested[-1].get("ema_top5", tested[-1]["top5"])}
     images = int(tested[-1]["images"])
     if files.trace is not None:
-        figures["sparsity"] = round(sparsity(_read_trace(folder / files.trace, recipe.model, images)), 4)
+        trace = _read_trace(folder / files.trace, recipe.model, images)
+        if trace.firing_rates():
+            figures["sparsity"] = round(sparsity(trace), 4)
     if files.energy is not None:
         figures["energy"] = _read_energy(folder / files.energy, recipe.model)
     return LoggedRun(

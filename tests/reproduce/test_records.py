@@ -145,11 +145,18 @@ def test_spikes_and_energy_come_from_the_analysis(finish: Finish, results: Path)
         load_results(results)
 
 
+def test_a_run_without_a_row_has_spikes_a_neuron_as_well_unless_its_network_has_none(finish: Finish) -> None:
+    run = analyzed(finish("own", "ttfs_mnist", [99.5]), samples=10_000)
+    assert record_runs([run], [], name="own").entries[0].figures["sparsity"] == 0.25
+    Trace("ttfs_mnist_cnn", 1, 10_000, ()).save(run / "analysis" / "trace.json")
+    assert "sparsity" not in record_runs([run], [], name="own").entries[0].figures
+
+
 def test_an_analysis_of_some_images_or_at_given_rates_is_refused(finish: Finish) -> None:
     run = analyzed(finish("few", "ttfs_mnist", [99.5]), samples=256)
-    with pytest.raises(ValueError, match="on 256 images; wanted ttfs_mnist_cnn on all 10000"):
-        record_runs([run], [ROW], name="few")
-    assert "sparsity" not in record_runs([run], [], name="few").entries[0].figures
+    for rows in ([ROW], []):
+        with pytest.raises(ValueError, match="on 256 images; wanted ttfs_mnist_cnn on all 10000"):
+            record_runs([run], rows, name="few")
     run = analyzed(finish("given", "ttfs_mnist", [99.5]), samples=10_000, rates=0.3)
     with pytest.raises(ValueError, match=r"at rates 0\.3; wanted ttfs_mnist_cnn at measured ones"):
         record_runs([run], [ROW], name="given")
