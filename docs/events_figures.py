@@ -5,17 +5,15 @@
 
 import argparse
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
+from spimm.analyze import save_plot
 from spimm.data import simulate_events
 from spimm.data.digits_dvs import digit_recordings
 from spimm.data.frames import Framing
-from spimm.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,11 +82,8 @@ COLOURS = 64
 
 
 def write(name: str) -> Path:
-    """Draws one of FIGURES and writes it with few colours."""
-    drawn = BytesIO()
-    FIGURES[name]().savefig(drawn, dpi=110)
-    image = Image.open(drawn).convert("RGB").quantize(COLOURS)
-    return write_whole(FOLDER / f"{name}.png", lambda unfinished: image.save(unfinished, optimize=True))
+    """Draws one of FIGURES and writes it."""
+    return save_plot(FIGURES[name](), FOLDER / f"{name}.png", dpi=110, colours=COLOURS)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,14 @@ are recorded; their data set is found by the environment variable SPIMM_DATA.
 
 import sys
 from collections.abc import Iterable
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import torch
-from PIL import Image
 
-from spimm.analyze import Trace, record
+from spimm.analyze import Trace, record, save_plot
 from spimm.cli.subject import SubjectOptions
-from spimm.files import write_whole
 from spimm.hardware import Delivery, Placement, plot_mesh, simulate
 
 if TYPE_CHECKING:
@@ -64,11 +61,8 @@ def draw(trace: Trace) -> "Figure":
 
 
 def write(figure: "Figure") -> Path:
-    """Writes FIGURE with few colours."""
-    drawn = BytesIO()
-    figure.savefig(drawn, dpi=130)
-    image = Image.open(drawn).convert("RGB").quantize(COLOURS)
-    return write_whole(FIGURE, lambda unfinished: image.save(unfinished, optimize=True))
+    """Writes FIGURE."""
+    return save_plot(figure, FIGURE, dpi=130, colours=COLOURS)
 
 
 if __name__ == "__main__":

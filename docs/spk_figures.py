@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import nn
 
-from spimm.analyze import plot_attended, plot_branches, plot_responses
-from spimm.files import write_whole
+from spimm.analyze import plot_attended, plot_branches, plot_responses, save_plot
 from spimm.layers import ATTENTION_GAIN, FORMS, THRESHOLDS, GroupAttention, create_spk
 from spimm.neurons import LIF, MultiLIF
 
@@ -90,11 +88,8 @@ COLOURS = 96
 
 
 def write(name: str) -> Path:
-    """Draws one of FIGURES and writes it with few colours."""
-    drawn = BytesIO()
-    FIGURES[name]().savefig(drawn, dpi=150)
-    image = Image.open(drawn).convert("RGB").quantize(COLOURS)
-    return write_whole(FOLDER / f"{name}.png", lambda unfinished: image.save(unfinished, optimize=True))
+    """Draws one of FIGURES and writes it."""
+    return save_plot(FIGURES[name](), FOLDER / f"{name}.png", dpi=150, colours=COLOURS)
 
 
 if __name__ == "__main__":

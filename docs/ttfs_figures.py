@@ -9,19 +9,16 @@ dynamic threshold has to sort the input of each neuron.
 
 import argparse
 from collections.abc import Callable
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from spimm.analyze import plot_inactive, plot_potentials, plot_raster, plot_spike_times, record
+from spimm.analyze import plot_inactive, plot_potentials, plot_raster, plot_spike_times, record, save_plot
 from spimm.cli.subject import SubjectOptions
 from spimm.deploy import compare_activity, raster_constant, raster_dynamic, run_causal
-from spimm.files import write_whole
 from spimm.train import load_run
 
 if TYPE_CHECKING:
@@ -110,11 +107,8 @@ COLOURS = 96
 
 
 def write(name: str, of: Subject) -> Path:
-    """Draws one of FIGURES and writes it with few colours."""
-    drawn = BytesIO()
-    FIGURES[name](of).savefig(drawn, dpi=130)
-    image = Image.open(drawn).convert("RGB").quantize(COLOURS)
-    return write_whole(FOLDER / f"{name}.png", lambda unfinished: image.save(unfinished, optimize=True))
+    """Draws one of FIGURES and writes it."""
+    return save_plot(FIGURES[name](of), FOLDER / f"{name}.png", dpi=130, colours=COLOURS)
 
 
 if __name__ == "__main__":

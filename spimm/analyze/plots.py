@@ -1,7 +1,10 @@
 """One picture of a trace: firing rate of every neuron layer, and energy of every part of the network."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from spimm.analyze.energy_report import PICOJOULES_PER_MILLIJOULE, EnergyReport
 from spimm.analyze.trace import Trace
@@ -59,9 +62,19 @@ def tidy(axes: "Axes") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save_plot(figure: "Figure", path: str | Path) -> Path:
-    """Writes the figure, whole or not at all, in the format of the suffix (.png, .svg, .pdf). Returns the path."""
-    return write_whole(path, lambda unfinished: figure.savefig(unfinished, dpi=150))
+def save_plot(figure: "Figure", path: str | Path, *, dpi: int = 150, colours: int | None = None) -> Path:
+    """Writes the figure, whole or not at all, in the format of the suffix (.png, .svg, .pdf). Returns the path.
+
+    `colours` reduces a PNG to so many of them, which makes it a few times smaller; ValueError for another format.
+    """
+    if colours is None:
+        return write_whole(path, lambda unfinished: figure.savefig(unfinished, dpi=dpi))
+    if Path(path).suffix != ".png":
+        raise ValueError(f"colours is {colours} for {path}; only a .png can have fewer colours")
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=dpi)
+    image = Image.open(drawn).convert("RGB").quantize(colours)
+    return write_whole(path, lambda unfinished: image.save(unfinished, optimize=True))
 
 
 def _part(name: str, depth: int = 1) -> str:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from spimm.analyze import Analysis, analyze, plot, save_plot
@@ -45,3 +46,15 @@ def test_one_step_is_drawn_without_a_spread(firing: Build, tmp_path: Path) -> No
     figure = plot(trace, report)
     assert not figure.axes[0].collections
     assert save_plot(figure, tmp_path / "one.png").stat().st_size > 0
+
+
+def test_a_png_of_few_colours_is_smaller_and_other_formats_are_refused(analysis: Analysis, tmp_path: Path) -> None:
+    figure = plot(analysis.trace, analysis.energy)
+    whole, few = save_plot(figure, tmp_path / "whole.png"), save_plot(figure, tmp_path / "few.png", colours=16)
+    with Image.open(whole) as large, Image.open(few) as small:
+        assert small.size == large.size
+        assert len(small.convert("RGB").getcolors(maxcolors=16) or []) > 1
+    assert few.stat().st_size < whole.stat().st_size / 2
+    with pytest.raises(ValueError, match=r"colours is 16 for .*few\.svg; only a \.png"):
+        save_plot(figure, tmp_path / "few.svg", colours=16)
+    assert sorted(tmp_path.iterdir()) == [few, whole]
