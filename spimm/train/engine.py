@@ -100,7 +100,7 @@ class Trainer:
         self.last_folder, self.best_folder = out_dir / "checkpoints" / "last", out_dir / "checkpoints" / "best"
         self._guard = SpikeGuard(recipe.spike_guard) if recipe.spike_guard else None
         bounds = recipe.rate_upper, recipe.rate_lower
-        self._rates = RatePenalty(recipe.rate_weight, *bounds) if recipe.rate_weight else None
+        self._rates = RatePenalty(recipe.rate_weight, *bounds, ranks=self.ranks) if recipe.rate_weight else None
         self._health: HealthWatch | None = None
         self._corrupt, self._corrupt_told = corrupt, 0
         self._task, self._log = task, log

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spimm.analyze import Probe, probe
+from spimm.train.distributed import Ranks
 
 
 @dataclass
@@ -21,12 +22,14 @@ class RatePenalty:
 
     r is the firing rate of a layer of neurons over a batch, spikes per output and step, r_c that of one of its
     channels: the upper bound holds for the layer as a whole and the lower one for every channel, as in Zenke & Vogels
-    2021, The remarkable robustness of surrogate gradient learning. Gradients flow through the surrogates.
+    2021, The remarkable robustness of surrogate gradient learning. Gradients flow through the surrogates. On several
+    `ranks` the batch is that of all.
     """
 
     weight: float
     upper: float
     lower: float = 0.0
+    ranks: Ranks = field(default_factory=Ranks)
     _rates: list[Tensor] = field(default_factory=list, repr=False)
 
     @contextmanager
@@ -47,9 +50,16 @@ class RatePenalty:
 
     def loss(self) -> Tensor:
         """The price of the rates seen, a scalar fp32, which are then forgotten."""
-        prices = [(r.mean() - self.upper).relu() ** 2 + ((self.lower - r).relu() ** 2).mean() for r in self._rates]
+        rates = self._over_ranks() if self.ranks.many else self._rates
+        prices = [(r.mean() - self.upper).relu() ** 2 + ((self.lower - r).relu() ** 2).mean() for r in rates]
         self._rates.clear()
         return self.weight * torch.stack(prices).mean()
+
+    def _over_ranks(self) -> tuple[Tensor, ...]:
+        """Rates over the batches of all ranks, with the gradient of this one's: the mean over ranks is the whole one."""
+        own = torch.cat(self._rates)
+        shared = self.ranks.total(own.detach().clone()) / self.ranks.world_size
+        return (own + (shared - own.detach())).split([len(rates) for rates in self._rates])
 
     def _note(
         self, found: Probe, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor

@@ -131,6 +131,17 @@ def test_parts_that_are_computed_again_in_the_backward_pass_keep_the_equality(
     assert_near(tmp_path / "two", tmp_path / "one", make, 1e-6)
 
 
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_price_on_firing_rates_is_that_of_the_images_of_all_ranks(
+    parallel: str, shared: Recipe, few_digits: ImageData, tmp_path: Path
+) -> None:
+    make: Make = lambda rank: tiny_model("metaspikeformer")  # noqa: E731
+    recipe = replace(shared, epochs=1, rate_weight=100.0, rate_upper=0.1, rate_lower=0.05)
+    run(recipe, tmp_path / "one", few_digits, make(0))
+    together(replace(recipe, parallel=parallel), tmp_path / "two", few_digits, make)
+    assert_near(tmp_path / "two", tmp_path / "one", make, 1e-6)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
