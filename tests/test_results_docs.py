@@ -21,8 +21,8 @@ def test_the_table_of_one_budget_is_that_of_the_records() -> None:
 def test_the_frontier_holds_those_that_none_beats_at_no_more_energy() -> None:
     point = PARETO["Point"]
     kept, worse, equal, last = (
-        point("ttfs", label, True, 1, 1, top1, 0.1, energy, 1.0)
-        for label, top1, energy in (("kept", 60.0, 1.0), ("worse", 59.0, 2.0), ("equal", 60.0, 3.0), ("last", 61.0, 4.0))
+        point("ttfs", "", True, 1, 1, top1, 0.1, energy, 1.0)
+        for top1, energy in ((60.0, 1.0), (59.0, 2.0), (60.0, 3.0), (61.0, 4.0))
     )
     assert PARETO["frontier"]([last, equal, worse, kept]) == [kept, last]
 

@@ -56,7 +56,7 @@ class RatePenalty:
         return self.weight * torch.stack(prices).mean()
 
     def _over_ranks(self) -> tuple[Tensor, ...]:
-        """Rates over the batches of all ranks, with the gradient of this one's: the mean over ranks is the whole one."""
+        """Rates over the batches of all ranks, with gradients of this one's, whose mean over ranks is the whole one."""
         own = torch.cat(self._rates)
         shared = self.ranks.total(own.detach().clone()) / self.ranks.world_size
         return (own + (shared - own.detach())).split([len(rates) for rates in self._rates])
