@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 import spimm
-from spimm.analyze import save_plot
+from spimm.analyze import Trace, energy, save_plot
 from spimm.analyze.plots import new_figure, tidy
 from spimm.reproduce import Result, load_results
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOCS = Path(__file__).parent
+RESULTS = DOCS / "results"
 FIGURE = DOCS / "figures" / "pareto.png"
 PREFIX = "cifar10_jpeg_budget_"
 FAMILIES = {
@@ -49,6 +50,9 @@ class Point(NamedTuple):
     spikes: float | None
     """A neuron and image."""
     microjoules: float
+    """Of an image, each value that is not 0 one spike."""
+    integer_microjoules: float
+    """Each value of n as n spikes."""
     minutes: float
 
 
@@ -67,19 +71,27 @@ def points(results: Iterable[Result]) -> list[Point]:
 
 def _point(family: str, label: str, result: Result, minutes_before: float = 0.0) -> Point:
     recipe, figures = result.recipe, result.figures
+    spiking, microjoules = "sparsity" in figures, 1000 * figures["energy"]
     with torch.device("meta"):
         model = spimm.create_model(recipe.model, num_classes=10, **recipe.model_options)
     return Point(
         family=family,
         label=label,
-        spiking="sparsity" in figures,
+        spiking=spiking,
         parameters=sum(weight.numel() for weight in model.parameters()),
         num_steps=model.num_steps,
         top1=figures["top1"],
         spikes=figures.get("sparsity"),
-        microjoules=1000 * figures["energy"],
+        microjoules=microjoules,
+        integer_microjoules=_integer_microjoules(result) if spiking else microjoules,
         minutes=result.minutes + minutes_before,
     )
+
+
+def _integer_microjoules(result: Result) -> float:
+    (entry,) = result.record.entries
+    trace = Trace.from_json((RESULTS / str(entry.files.trace)).read_text(encoding="utf-8"))
+    return 1000 * energy(trace, count_integers=True).millijoules
 
 
 def frontier(measured: Iterable[Point]) -> list[Point]:
@@ -93,11 +105,12 @@ def frontier(measured: Iterable[Point]) -> list[Point]:
 
 def table(measured: Sequence[Point]) -> Iterable[str]:
     """Lines of markdown, a row for each network."""
-    yield "| network | parameters | T | top-1, % | spikes a neuron | mean firing rate | energy, µJ | minutes |"
-    yield "|---|---:|---:|---:|---:|---:|---:|---:|"
+    yield "| network | parameters | T | top-1, % | spikes a neuron | firing rate | energy, µJ | integers | minutes |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
     for point in measured:
         rates = ("", "") if point.spikes is None else (f"{point.spikes:.3f}", f"{point.spikes / point.num_steps:.3f}")
-        numbers = (f"{point.top1:.2f}", *rates, f"{point.microjoules:.3g}", f"{point.minutes:.1f}")
+        joules = (f"{point.microjoules:.3g}", f"{point.integer_microjoules:.3g}" if point.spiking else "")
+        numbers = (f"{point.top1:.2f}", *rates, *joules, f"{point.minutes:.1f}")
         yield f"| {point.label} | {point.parameters:,} | {point.num_steps} | {' | '.join(numbers)} |"
 
 
@@ -122,6 +135,6 @@ def draw(measured: Sequence[Point]) -> "Figure":
 
 
 if __name__ == "__main__":
-    shown = points(load_results(DOCS / "results"))
+    shown = points(load_results(RESULTS))
     print(*table(shown), sep="\n")
     save_plot(draw(shown), FIGURE, dpi=130, colours=64)

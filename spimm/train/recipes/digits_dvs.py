@@ -9,13 +9,14 @@ linear classifier of the same counts 90 %
 from dataclasses import replace
 
 from spimm.data import Augment
-from spimm.train.recipes.nmnist import RECIPE as NMNIST
+from spimm.train.recipes.nmnist_qkformer import RECIPE as NMNIST_QKFORMER
 
 RECIPE = replace(
-    NMNIST,
+    NMNIST_QKFORMER,
     name="digits_dvs",
-    model="qkformer_2_128_nmnist",
     data="digits-dvs",
+    frames=4,
     augment=Augment(pad=2),
     epochs=18,
+    ema_decay=0.0,
 )

@@ -11,12 +11,14 @@ Expected: depends on the recordings
 from dataclasses import replace
 
 from spimm.data import Augment
-from spimm.train.recipes.nmnist import RECIPE as NMNIST
+from spimm.train.recipes.nmnist_qkformer import RECIPE as NMNIST_QKFORMER
 
 RECIPE = replace(
-    NMNIST,
+    NMNIST_QKFORMER,
     name="recordings",
-    model="qkformer_2_128_nmnist",
     data="recordings:recordings",
+    frames=4,
     augment=Augment(pad=3, rotate=12.0, shear=8.0),
+    epochs=50,
+    ema_decay=0.0,
 )
