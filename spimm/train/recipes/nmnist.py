@@ -1,4 +1,4 @@
-"""A small Meta-SpikeFormer (three stages, 0.77 M parameters) on N-MNIST recordings in an `.npz` file, 4 frames of event counts each.
+"""A small Meta-SpikeFormer (three stages, 0.77 M parameters) on N-MNIST recordings in an `.npz` file, 4 frames each.
 
 `fold=0` to `fold=4` train and test on five folds of all recordings. A test part this small makes the best epoch's
 accuracy optimistic: compare that of the last one.
