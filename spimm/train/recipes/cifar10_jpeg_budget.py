@@ -39,7 +39,7 @@ _RUNS = {
         lr=5e-4,
         epochs=6,
     ),
-    "ttfs_ann": replace(_TWIN, epochs=15),
+    "ttfs_ann": replace(_TWIN, epochs=13),
 }
 RECIPES: dict[str, Recipe] = {_PREFIX + run: replace(recipe, name=_PREFIX + run) for run, recipe in _RUNS.items()}
 NOTES = dict.fromkeys(RECIPES, "Expected: to be measured")

@@ -1,7 +1,6 @@
 """A small QKFormer in the form for event cameras (0.38 M parameters) on N-MNIST recordings in an `.npz` file, T = 8.
 
-`fold=0` to `fold=4` train and test on five folds of all recordings, as `nmnist` does. Recordings are turned, slanted
-and shifted a little, and half of them lose events (EventDrop); weights are averaged.
+`fold=0` to `fold=4` train and test on five folds of all recordings, augmented as those of `nmnist` are.
 
 Command: SPIMM_DATA=FOLDER spimm train nmnist_qkformer
 Cost: 6 minutes a fold on one core of an AMD EPYC with AVX-512 (250 recordings/s)
