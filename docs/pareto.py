@@ -129,7 +129,8 @@ def draw(measured: Sequence[Point]) -> "Figure":
             point.label, (point.microjoules, point.top1), xytext=(7, -11), textcoords="offset points", fontsize=8
         )
     axes.set_xscale("log")
-    axes.margins(x=0.16, y=0.1)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.margins(x=0.22, y=0.1)
     axes.set(xlabel="energy of an image at 45 nm, µJ", ylabel="top-1, %")
     return figure
 

@@ -1,11 +1,46 @@
-"""docs/results/README.md tells what was measured."""
+"""The tables of docs/results/README.md that scripts compute are theirs, and its figure is drawn of the same numbers."""
 
 import json
+import runpy
+
+from spimm.reproduce import load_results
+from spimm.train import describe_recipe
 
 from .test_docs import ROOT
 
 RESULTS = ROOT / "docs" / "results"
 PAGE = (RESULTS / "README.md").read_text(encoding="utf-8")
+PARETO = runpy.run_path(str(ROOT / "docs" / "pareto.py"))
+
+
+def test_the_table_of_one_budget_is_that_of_the_records() -> None:
+    points = PARETO["points"](load_results(RESULTS))
+    assert "\n".join(PARETO["table"](points)) in PAGE
+    assert [point.spiking for point in points] == [True, False] * 4
+
+
+def test_the_recipes_expect_what_was_measured() -> None:
+    found = [result for result in load_results(RESULTS) if result.record.name.startswith(PARETO["PREFIX"])]
+    assert len(found) == 9
+    for result in found:
+        assert f"Expected: {result.figures['top1']:.2f} %" in describe_recipe(result.record.name)
+
+
+def test_the_frontier_holds_those_that_none_beats_at_no_more_energy() -> None:
+    point = PARETO["Point"]
+    kept, worse, equal, last = (
+        point("ttfs", "", True, 1, 1, top1, 0.1, energy, energy, 1.0)
+        for top1, energy in ((60.0, 1.0), (59.0, 2.0), (60.0, 3.0), (61.0, 4.0))
+    )
+    assert PARETO["frontier"]([last, equal, worse, kept]) == [kept, last]
+
+
+def test_the_figure_shows_every_network() -> None:
+    points = PARETO["points"](load_results(RESULTS))
+    (axes,) = PARETO["draw"](points).axes
+    drawn = [tuple(collection.get_offsets()[0]) for collection in axes.collections]
+    assert drawn == [(point.microjoules, point.top1) for point in points]
+    assert (ROOT / "docs" / "figures" / "pareto.png").is_file()
 
 
 def test_the_twin_on_spikingjelly_is_told_as_it_was_measured() -> None:
