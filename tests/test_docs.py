@@ -138,9 +138,9 @@ def test_figures_of_the_page_are_those_that_its_script_draws():
 
 
 def test_every_figure_is_shown_on_a_page_and_small():
-    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md"))
     files = {path.stem: path.stat().st_size for path in (ROOT / "docs" / "figures").glob("*.png")}
-    assert set(re.findall(r"!\[.+\]\(figures/(\w+)\.png\)", pages)) == set(files)
+    assert set(re.findall(r"!\[.+\]\((?:\.\./)?figures/(\w+)\.png\)", pages)) == set(files)
     assert max(files.values()) < 150_000
 
 
