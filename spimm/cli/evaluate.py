@@ -56,6 +56,8 @@ def evaluate(
         f"{loaded.recipe.model} on {loaded.data.name}: top-1 {metrics['top1']:.2f} %, top-5 {metrics['top5']:.2f} %, "
         f"loss {metrics['loss']:.4f}, {metrics['images']} test images"
     )
+    if metrics["untied_top1"] < metrics["top1"]:
+        console.print(f"with ties counted wrong: top-1 {metrics['untied_top1']:.2f} %")
     if loaded.sizes is not None:
         before, after = loaded.sizes
         console.print(f"weights of {subject.bits} bits per {subject.per}: {after:,} bytes in place of {before:,}")

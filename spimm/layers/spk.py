@@ -6,7 +6,7 @@ space, n branches.
 """
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,28 @@ class HSL(nn.Module):
     def forward(self, x: Tensor, num_steps: int | None = None) -> Tensor:
         first, second = _halves(x)
         return _joined(self.first(first, num_steps), self.second(second, num_steps))
+
+
+class PerPart(nn.Module):
+    """A block of its own for each of several equal parts of the channels, as for queries, keys and values.
+
+    x: [T, B, n C, H, W] -> same, n the number of blocks. ValueError where they do not divide the channels.
+    """
+
+    def __init__(self, blocks: Iterable[nn.Module]):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    @property
+    def output(self) -> SpikeOutput:
+        """That of the blocks, which are alike."""
+        return self.blocks[0].output  # type: ignore[return-value]
+
+    def forward(self, x: Tensor, num_steps: int | None = None) -> Tensor:
+        if x.shape[2] % len(self.blocks):
+            raise ValueError(f"x has shape {tuple(x.shape)}; expected channels that divide by {len(self.blocks)}")
+        parts = x.chunk(len(self.blocks), 2)
+        return _joined(*(block(part, num_steps) for block, part in zip(self.blocks, parts, strict=True)))
 
 
 class DCL(nn.Module):
@@ -157,8 +179,8 @@ def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def _joined(first: Tensor, second: Tensor) -> Tensor:
-    return torch.cat((first.movedim(2, -1), second.movedim(2, -1)), -1).movedim(-1, 2)
+def _joined(*parts: Tensor) -> Tensor:
+    return torch.cat([part.movedim(2, -1) for part in parts], -1).movedim(-1, 2)
 
 
 def check_spk(kind: str, form: str | None = None) -> None:

@@ -19,6 +19,7 @@ from spimm.layers import (
     ConvNormNeuron,
     Ending,
     Partition,
+    PerPart,
     Residual,
     SpikingMLP,
     check_heads,
@@ -32,6 +33,8 @@ PAPER = (
     "Liao et al., SpikeAtConv: an integrated spiking-convolutional attention architecture for energy-efficient "
     "neuromorphic vision processing, Front. Neurosci. 19:1536771, 2025"
 )
+
+ATTENTION_SPKS = ("lif", "spk")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class SpikeAtConvConfig(SPKConfig):
     group_size: int = 7
     """Side of the grid or of the windows, in tokens."""
     head_dim: int = 32
+    attention_spk: str = "lif"
+    """What fires on queries, keys and values: lif (Eqs. 7, 8), or spk, the row's own SPK block (3.3.1, Fig. 3)."""
     attention_gain: float = ATTENTION_GAIN
     """The SPK block behind the attention fires on this many times its mean of spikes; as printed: 1."""
 
@@ -74,6 +79,8 @@ class SpikeAtConvConfig(SPKConfig):
         for label in ("expansion", "mlp_ratio", "attention_gain"):
             if not getattr(self, label) > 0:
                 raise ValueError(f"{label} is {getattr(self, label)}; wanted more than 0")
+        if self.attention_spk not in ATTENTION_SPKS:
+            raise ValueError(f"unknown attention_spk {self.attention_spk!r}; expected {' or '.join(ATTENTION_SPKS)}")
         if self.attention not in (*GROUP_ATTENTIONS, "none"):
             raise ValueError(f"unknown attention {self.attention!r}; wanted {', '.join(GROUP_ATTENTIONS)} or none")
         for width in self.widths:
@@ -83,6 +90,14 @@ class SpikeAtConvConfig(SPKConfig):
         """In front of a ConvNeXt part."""
         mixed = self.spk == "mbpl" and self.form in (None, "depthwise")
         return self.spk_fn(channels, form="concat" if mixed else None)
+
+    def qkv_spk(self, dim: int) -> nn.Module:
+        """On queries, keys and values: for sisa as one tensor of 3 dim channels, for bdsa one of dim channels."""
+        if self.attention_spk == "lif":
+            return self.neuron_fn()
+        if self.attention == "sisa" and self.spk == "hsl":
+            return PerPart(self.linear_spk(dim) for _ in range(3))
+        return self.linear_spk(3 * dim if self.attention == "sisa" else dim)
 
     def linear_spk(self, channels: int, *, gain: float = 1.0) -> nn.Module:
         """In front of a 1x1 convolution."""
@@ -135,7 +150,7 @@ def _attention(dim: int, config: SpikeAtConvConfig) -> Residual:
         dim,
         max(1, dim // config.head_dim),
         config.group_size,
-        neuron=config.neuron_fn() if spiking else None,
+        neuron=config.qkv_spk(dim) if spiking else None,
         spk=config.linear_spk(dim, gain=config.attention_gain) if spiking else nn.Identity(),
         partition=config.partition,
     )

@@ -113,9 +113,11 @@ class ClassifyMetric:
         """Adds logits [B, K] and labels int64 [B]."""
         logits = output.float()
         loss_sum = F.cross_entropy(logits, labels, reduction="sum")
-        ranked = logits.topk(min(5, self.num_classes), dim=1).indices  # [B, 5]
+        values, ranked = logits.topk(min(5, self.num_classes), dim=1)  # [B, 5]
         hits = ranked == labels[:, None]
-        parts = (loss_sum, hits[:, 0].sum(), hits.sum(), loss_sum.new_tensor(len(labels)))
+        untied = (values[:, :1] > values[:, 1:2]).all(1)  # a single class has no other to tie with
+        found = (hits[:, 0].sum(), (hits[:, 0] & untied).sum(), hits.sum())
+        parts = (loss_sum, *found, loss_sum.new_tensor(len(labels)))
         batch = torch.stack([part.double() for part in parts])
         self._sums = batch if self._sums is None else self._sums + batch
         if self.confusion:
@@ -129,16 +131,19 @@ class ClassifyMetric:
         self._matrix = None if self._matrix is None else total(self._matrix)
 
     def compute(self) -> dict[str, Any]:
-        """`loss` (plain cross-entropy, nats per image), `top1`, `top5` (percent), `images`, and `confusion` if asked.
+        """`loss` (plain cross-entropy, nats per image), `top1`, `untied_top1`, `top5` (percent), `images`, `confusion`.
 
+        `untied_top1` is top-1 with ties counted wrong: the label's logit must be larger than every other. It matters
+        where logits are spike times. `confusion` is there only if asked for.
         With fewer than five classes `top5` counts a hit anywhere, hence 100. ValueError before the first `update`.
         """
         if self._sums is None:
             raise ValueError("the metric has seen no images: call update before compute")
-        loss_sum, first, any_of_five, images = self._sums.tolist()
+        loss_sum, first, untied, any_of_five, images = self._sums.tolist()
         result: dict[str, Any] = {
             "loss": loss_sum / images,
             "top1": 100.0 * first / images,
+            "untied_top1": 100.0 * untied / images,
             "top5": 100.0 * any_of_five / images,
             "images": int(images),
         }

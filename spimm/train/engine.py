@@ -296,7 +296,7 @@ class Trainer:
         if self.ema is not None:
             with self._quantised(self.ema.module):
                 averaged = evaluate(self.ema.module, self._test_loader, self._task, **settings)
-            metrics |= {f"ema_{name}": averaged[name] for name in ("loss", "top1", "top5")}
+            metrics |= {f"ema_{name}": averaged[name] for name in ("loss", "top1", "untied_top1", "top5")}
         return metrics
 
     def _look_at_neurons(self) -> None:

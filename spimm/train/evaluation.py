@@ -47,7 +47,9 @@ def evaluate(
     confusion: bool = False,
     ranks: Ranks | None = None,
 ) -> dict[str, Any]:
-    """`top1` and `top5` in percent, `loss` in nats per image, `images`, and the `confusion` matrix if asked.
+    """`top1`, `untied_top1` (ties counted wrong) and `top5` in percent, `loss` in nats per image, `images`.
+
+    `confusion` adds the matrix of that name.
 
     The model is moved to `device`, run in eval mode, and left in the mode it was in. ranks: those whose loaders share
     the data set; the numbers are those of all of it, on every rank.

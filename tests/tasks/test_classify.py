@@ -110,6 +110,15 @@ def test_the_metric_does_not_depend_on_how_the_images_are_batched() -> None:
     assert whole.compute()["top5"] == pytest.approx(100 * among_five.double().mean().item())
 
 
+def test_a_tie_for_the_largest_logit_is_counted_wrong_beside_the_plain_count() -> None:
+    metric = Classify(3).metric()
+    metric.update(torch.tensor([[1.0, 1.0, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([0, 0, 0]))
+    assert metric.compute()["untied_top1"] == pytest.approx(100 / 3)
+    single = Classify(1).metric()
+    single.update(torch.zeros(2, 1), torch.tensor([0, 0]))
+    assert single.compute()["untied_top1"] == 100.0
+
+
 def test_the_confusion_matrix_counts_true_by_row_and_predicted_by_column() -> None:
     metric = Classify(3).metric(confusion=True)
     metric.update(F.one_hot(torch.tensor([0, 2, 2, 1]), 3).float(), torch.tensor([0, 1, 2, 1]))

@@ -101,7 +101,7 @@ def test_the_best_checkpoint_holds_the_weights_of_the_best_epoch(
     model = TinyNet()
     load_weights(model, result.best_checkpoint)
     measured = evaluate(model, build_loader(recipe, data, train=False), Classify(3), device="cpu")
-    assert measured == {key: result.best[key] for key in ("loss", "top1", "top5", "images")}
+    assert measured == {key: result.best[key] for key in ("loss", "top1", "untied_top1", "top5", "images")}
 
 
 def test_averaged_weights_are_evaluated_and_choose_the_best_epoch(

@@ -36,7 +36,7 @@ def test_the_log_has_one_json_object_a_line_for_the_start_each_step_and_each_epo
     assert steps[0].keys() == {"kind", "step", "time", "epoch", "loss", "lr", "grad_norm", "images_per_second"}
     assert [(record["epoch"], record["step"]) for record in epochs] == [(1, 5), (2, 10), (3, 15)]
     assert epochs[0]["train_loss"] == pytest.approx(sum(step["loss"] for step in steps) / 5)
-    evaluated = {"loss", "top1", "top5", "images", "eval_seconds"}
+    evaluated = {"loss", "top1", "untied_top1", "top5", "images", "eval_seconds"}
     assert epochs[0].keys() == {"kind", "step", "time", "epoch", "train_loss", "images_per_second"} | evaluated
 
 
