@@ -34,7 +34,7 @@ class LoggedRun:
 
     recipe: Recipe
     figures: dict[str, float]
-    """After the last epoch, in %; `best_top1` of any epoch; `sparsity`, and `energy` in mJ, where their files are."""
+    """After the last epoch, in %, a tie being no hit (older logs do not tell ties); `best_top1` of any epoch; `sparsity`, and `energy` in mJ, where their files are."""
     images: int
     """Test images."""
     minutes: float
@@ -65,7 +65,7 @@ def read_run(folder: Path, files: RunFiles) -> LoggedRun:
     if not tested or tested[-1]["epoch"] < recipe.total_epochs:
         last = tested[-1]["epoch"] if tested else 0
         raise ValueError(f"the run in {path} was tested up to epoch {last}; wanted {recipe.total_epochs}: not complete")
-    top1 = [line.get("ema_top1", line["top1"]) for line in tested]
+    top1 = [_top1(line) for line in tested]
     figures = {"top1": top1[-1], "best_top1": max(top1), "top5": tested[-1].get("ema_top5", tested[-1]["top5"])}
     images = int(tested[-1]["images"])
     if files.trace is not None:
@@ -84,6 +84,12 @@ def read_run(folder: Path, files: RunFiles) -> LoggedRun:
         torch=starts[0]["torch"],
         threads=starts[0]["threads"],
     )
+
+
+def _top1(line: dict[str, Any]) -> float:
+    """Of averaged weights where there are both, and with ties counted wrong where the log says so."""
+    names = ("ema_untied_top1", "ema_top1", "untied_top1", "top1")
+    return next(line[name] for name in names if name in line)
 
 
 def _read_trace(path: Path, model: str, images: int) -> Trace:

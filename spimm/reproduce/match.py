@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
+from decimal import Decimal
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,17 @@ _UNSAID = (
 _NAMED = ("model", "data", "model_options", "epochs", "cooldown_epochs", "init_from", "frames", "fold", "folds")
 
 
+SAME_IMAGES = {"npz:cifar10_jpeg.npz": "cifar10"}
+"""Data sets that hold the images of a row's data in another file format, by the key of DATASETS."""
+
+
 class Status(Enum):
-    """How far a figure is reproduced."""
+    """How far a figure is reproduced, the most first."""
 
     FULL = "reproduced in full"
+    OWN = "trained otherwise"
     SCALED = "scaled down"
+    OFF = "counted, not as printed"
     OUT = "not reachable here"
 
 
@@ -55,14 +62,33 @@ def check_alike(recipes: Sequence[Recipe]) -> None:
 
 
 def status_of_run(row: Row, recipe: Recipe, images: int) -> Status:
-    """FULL for the published model, options, split and at least its epochs; for our own recipe of a row too."""
+    """FULL for the row's own training on its whole data; OWN for another training of the same model on that data.
+
+    More epochs than the row's recipe has are no other training.
+    """
     if row.full is None:
         return Status.SCALED
     full = row.full.resolve()
     whole = images == KNOWN[full.data].test and recipe.fold == full.fold
-    same = _is_like(recipe, full) and recipe.model_options == full.model_options
-    done = whole and same and recipe.total_epochs >= full.total_epochs
-    return Status.FULL if done else Status.SCALED
+    if not whole or (recipe.model, recipe.data, recipe.image_size) != (full.model, full.data, full.image_size):
+        return Status.SCALED
+    if list(reductions(row, replace(recipe, epochs=full.epochs, cooldown_epochs=full.cooldown_epochs))):
+        return Status.OWN
+    return Status.FULL if recipe.total_epochs >= full.total_epochs else Status.SCALED
+
+
+def on_other_data(row: Row, recipe: Recipe) -> bool:
+    """Whether a run saw other images than the row's: its figures then stand in a table of their own."""
+    same = row.full is not None and recipe.data == row.full.resolve().data
+    return not same and SAME_IMAGES.get(recipe.data) != row.data
+
+
+def status_of_count(row: Row, metric: str) -> Status:
+    """FULL where a count rounds to what is printed, to the last printed digit; else OFF."""
+    printed = row.figures[metric]
+    digits = -Decimal(repr(printed)).as_tuple().exponent  # type: ignore[operator]
+    met = abs(row.counts[metric].compute() - printed) <= 0.5 * 10**-digits * (1 + 1e-9)
+    return Status.FULL if met else Status.OFF
 
 
 def reductions(row: Row, recipe: Recipe) -> Iterator[str]:

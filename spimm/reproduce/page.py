@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import mean
 
-from spimm.reproduce.match import Status, reductions, status_of_run
+from spimm.reproduce.match import Status, on_other_data, reductions, status_of_count, status_of_run
 from spimm.reproduce.published import SYSTEMS, list_rows
 from spimm.reproduce.published.quoted import QUOTED
 from spimm.reproduce.records import Result, of_row
@@ -17,11 +17,18 @@ Every figure that the four papers print of their own systems, beside what this l
 --table docs/results --into docs/reproduction.md` makes the page of `docs/results/records`. A record counts only if its
 logs say the same; a row without a record is not claimed.
 
-- **reproduced in full**: trained on the same data and split, with the same model and at least the epochs of the row's
-  recipe; or counted by a test, where nothing has to be trained. The difference is ours minus the paper's.
-- **scaled down**: the row's setup on small data or with a small model. What was reduced is named; no difference is
-  given, since the figures do not compare.
+- **reproduced in full**: trained on the same data and split by the row's own recipe, that of the paper, for at least as
+  many epochs; or counted by a test, where nothing has to be trained, and equal to the print in every printed digit. The
+  difference is ours minus the paper's.
+- **trained otherwise**: the same model on the same data and split, by another rule or another training. What departs
+  from the row's recipe is named.
+- **scaled down**: fewer epochs, a small model, or a lossy copy of the same images. What was reduced is named; no
+  difference is given, since the figures do not compare.
+- **counted, not as printed**: counted by a test, and another number than the paper prints.
 - **not reachable here**: no record. What it takes is named.
+
+Runs of a row's setup on other data (recordings of N-MNIST for those of CIFAR10-DVS or HAR-DVS, CIFAR-10 for ImageNet)
+reproduce nothing of the row. They have tables of their own, without the paper's figures.
 
 Accuracies of ours are those after the last epoch, in brackets the best of any epoch, which is what the papers report as
 far as that is known; of several runs, means and then each. Spikes a neuron (on all test images) and energies are those
@@ -32,7 +39,10 @@ COLUMNS = (
     "row", "paper", "ours", "difference", "status", "reduced, or what it takes", "command", "seed", "commit",
     "hardware, date, minutes a run", "log",
 )  # fmt: skip
-COUNTED = ("row", "figure", "paper", "ours", "difference", "test")
+ELSEWHERE = (
+    "setup of", "data, and what was reduced", "ours", "command", "seed", "commit", "hardware, date, minutes a run", "log",
+)  # fmt: skip
+COUNTED = ("row", "figure", "paper", "ours", "difference", "status", "test")
 OTHERS = ("record", "recipe", "ours", "command", "seed", "commit", "hardware, date, minutes a run", "log")
 Line = tuple[str, ...]
 
@@ -40,11 +50,11 @@ Line = tuple[str, ...]
 def status(row: Row, metric: str, results: Iterable[Result]) -> Status:
     """How far a figure of a row is reproduced, by what is counted and by the best of the results."""
     if metric in row.counts:
-        return Status.FULL
+        return status_of_count(row, metric)
     found = {
         status_of_run(row, result.recipe, result.images)
         for result in of_row(results, row.id)
-        if metric in result.figures
+        if metric in result.figures and not on_other_data(row, result.recipe)
     }
     return next((level for level in Status if level in found), Status.OUT)
 
@@ -57,8 +67,11 @@ def render(results: Sequence[Result]) -> str:
         of_system = [row for row in rows if row.system == system]
         lines = (line for row in of_system for line in lines_of(row, results))
         blocks.append(f"## {title}\n{paper}.\n\n{_table(COLUMNS, lines)}")
+        elsewhere = [line for row in of_system for line in elsewhere_of(row, results)]
+        if elsewhere:
+            blocks.append(f"The setups of rows on other data:\n\n{_table(ELSEWHERE, elsewhere)}")
         counts = (line for row in of_system for line in counts_of(row))
-        blocks.append(f"Counted, and so reproduced in full:\n\n{_table(COUNTED, counts)}")
+        blocks.append(f"Counted, nothing being trained:\n\n{_table(COUNTED, counts)}")
     others = [result for result in results if not result.record.rows]
     if others:
         blocks.append(f"## Results that no paper has\n{_table(OTHERS, map(_other, others))}")
@@ -67,12 +80,26 @@ def render(results: Sequence[Result]) -> str:
 
 
 def lines_of(row: Row, results: Sequence[Result]) -> Iterator[Line]:
-    """Of what has to be trained: a line for each result, or one for what it takes."""
-    found = sorted(of_row(results, row.id), key=lambda result: status_of_run(row, result.recipe, result.images).name)
-    for result in found:
+    """Of what has to be trained: a line for each result on the row's images, or one for what it takes."""
+    of_this = of_row(results, row.id)
+    found = [result for result in of_this if not on_other_data(row, result.recipe)]
+    for result in sorted(found, key=lambda result: _rank(row, result)):
         yield _measured(row, result)
     if row.trained and not found:
-        yield _missing(row)
+        yield _missing(row, tried=bool(of_this))
+
+
+def elsewhere_of(row: Row, results: Sequence[Result]) -> Iterator[Line]:
+    """A line for each result of the row's setup on other data."""
+    for result in of_row(results, row.id):
+        if on_other_data(row, result.recipe):
+            shown = [metric for metric in row.trained if metric in result.figures]
+            ours = "; ".join(_ours(metric, result) for metric in shown)
+            yield _name(row), "; ".join(reductions(row, result.recipe)), ours, *_how(result)
+
+
+def _rank(row: Row, result: Result) -> int:
+    return list(Status).index(status_of_run(row, result.recipe, result.images))
 
 
 def counts_of(row: Row) -> Iterator[Line]:
@@ -81,35 +108,41 @@ def counts_of(row: Row) -> Iterator[Line]:
         ours, printed = count.compute(), row.figures[metric]
         file, _, name = count.test.partition("::")
         numbers = (show_printed(metric, printed), show(metric, ours), show(metric, ours - printed, signed=True))
-        yield (_name(row), METRICS[metric].label, *numbers, f"[{name}](../{file})")
+        level = status_of_count(row, metric).value
+        yield (_name(row), METRICS[metric].label, *numbers, level, f"[{name}](../{file})")
 
 
 def _measured(row: Row, result: Result) -> Line:
     level = status_of_run(row, result.recipe, result.images)
-    record = result.record
-    logs = dict.fromkeys(name for entry in record.entries for name in entry.files.named())
     shown = [metric for metric in row.trained if metric in result.figures]
     ours = [
         _ours(metric, result) if metric in shown else f"{METRICS[metric].label} not measured" for metric in row.trained
     ]
     differences = (show(metric, result.figures[metric] - row.figures[metric], signed=True) for metric in shown)
+    compares = level in (Status.FULL, Status.OWN)
     return (
-        _name(row), _printed(row), "; ".join(ours),
-        "; ".join(differences) if level is Status.FULL else "", level.value,
-        "; ".join(reductions(row, result.recipe)), _code(record.command),
-        ", ".join(dict.fromkeys(str(entry.seed) for entry in record.entries)), _code(record.commit), _where(result),
-        ", ".join(f"[{name}](results/{name})" for name in logs),
+        _name(row), _printed(row), "; ".join(ours), "; ".join(differences) if compares else "", level.value,
+        "; ".join(reductions(row, result.recipe)), *_how(result),
     )  # fmt: skip
 
 
-def _missing(row: Row) -> Line:
+def _how(result: Result) -> Line:
+    """Command, seeds, commit, where and when, logs."""
+    record = result.record
+    logs = dict.fromkeys(name for entry in record.entries for name in entry.files.named())
+    seeds = ", ".join(dict.fromkeys(str(entry.seed) for entry in record.entries))
+    links = ", ".join(f"[{name}](results/{name})" for name in logs)
+    return _code(record.command), seeds, _code(record.commit), _where(result), links
+
+
+def _missing(row: Row, *, tried: bool) -> Line:
     takes, command = [], ""
     if row.full is not None:
         cost = recipe_facts(row.full.recipe).cost.removeprefix("not run; ")
         takes.append(f"{DATASETS[row.data]}; {cost}")
         command = _code(f"spimm reproduce {row.id}")
     takes += [row.needs] if row.needs else []
-    takes += ["its `--scaled` run was not made"] if row.scaled is not None else []
+    takes += ["its `--scaled` run was not made"] if row.scaled is not None and not tried else []
     return (
         _name(row), _printed(row), "", "", Status.OUT.value, "; ".join(takes), command,
         "", "", "", "",
@@ -117,13 +150,7 @@ def _missing(row: Row) -> Line:
 
 
 def _other(result: Result) -> Line:
-    record = result.record
-    logs = dict.fromkeys(entry.files.log for entry in record.entries)
-    seeds = ", ".join(dict.fromkeys(str(entry.seed) for entry in record.entries))
-    return (
-        record.name, _code(result.recipe.name), _ours("top1", result), _code(record.command), seeds,
-        _code(record.commit), _where(result), ", ".join(f"[{name}](results/{name})" for name in logs),
-    )  # fmt: skip
+    return result.record.name, _code(result.recipe.name), _ours("top1", result), *_how(result)
 
 
 def _ours(metric: str, result: Result) -> str:
@@ -167,14 +194,12 @@ def _summary(rows: Sequence[Row], results: Sequence[Result]) -> str:
     for system, (title, _) in SYSTEMS.items():
         of_system = [row for row in rows if row.system == system]
         levels = Counter(status(row, metric, results) for row in of_system for metric in row.figures)
-        counted = sum(len(row.counts) for row in of_system)
-        table.append((title, len(of_system), levels.total(), levels[Status.FULL], counted, *_rest(levels)))
-    heading = ("", "rows", "figures", Status.FULL.value, "of these counted", Status.SCALED.value, Status.OUT.value)
+        counted = Counter(status(row, metric, results) for row in of_system for metric in row.counts)
+        numbers = [levels.pop(Status.FULL, 0), counted[Status.FULL]]
+        rest = [levels[level] for level in Status if level is not Status.FULL]
+        table.append((title, len(of_system), sum(len(row.figures) for row in of_system), *numbers, *rest))
+    heading = ("", "rows", "figures", Status.FULL.value, "of these counted", *(level.value for level in list(Status)[1:]))
     return _table(heading, (tuple(map(str, line)) for line in table))
-
-
-def _rest(levels: Counter[Status]) -> tuple[int, int]:
-    return levels[Status.SCALED], levels[Status.OUT]
 
 
 def _quoted() -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from spimm.reproduce import Result, Status, find_row, list_rows, load_results, render, status
-from spimm.reproduce.page import lines_of
+from spimm.reproduce.page import ELSEWHERE, elsewhere_of, lines_of
 from spimm.reproduce.published.quoted import QUOTED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,12 +49,23 @@ def test_a_scaled_down_line_names_what_was_reduced_and_gives_no_difference(resul
     assert line[10] == "[cifar10_jpeg/log.jsonl](results/cifar10_jpeg/log.jsonl)"
 
 
-def test_a_full_line_gives_the_difference_seeds_and_every_log(results: list[Result]) -> None:
+def test_a_line_of_our_own_training_gives_the_difference_seeds_and_every_log(results: list[Result]) -> None:
     (line,) = lines_of(find_row(list_rows(), "ttfs/mnist/cnn"), results)
     assert line[2].startswith("top-1 99.53 % (99.56 %): 99.47 (99.52), 99.62 (99.63), 99.51 (99.53); ")
     assert line[2].endswith("spikes a neuron 0.2933: 0.2921, 0.2952, 0.2925")
-    assert line[3:6] == ("+0.13 %; -0.098", "reproduced in full", "")
+    assert line[3:5] == ("+0.13 %; -0.098", "trained otherwise")
+    assert "closed default for True" in line[5]
     assert line[7] == "0, 1, 2" and line[10].count("](") == 6
+
+
+def test_runs_on_other_data_stand_apart_without_the_papers_figures(results: list[Result]) -> None:
+    row = find_row(list_rows(), "qkformer/cifar10dvs/2-256-t16")
+    (missing,) = lines_of(row, results)
+    assert missing[2:5] == ("", "", "not reachable here")
+    (line,) = elsewhere_of(row, results)
+    assert len(line) == len(ELSEWHERE) and "1,100 recordings of N-MNIST" in line[1] and "97.36 %" in line[2]
+    assert "84" not in line[2]
+    assert status(row, "top1", results) is Status.OUT
 
 
 def test_a_row_without_a_record_says_what_it_takes() -> None:
@@ -68,8 +79,8 @@ def test_a_row_without_a_record_says_what_it_takes() -> None:
 
 def test_a_figure_has_the_best_status_of_its_results(results: list[Result]) -> None:
     row = find_row(list_rows(), "ttfs/mnist/cnn")
-    full = next(result for result in results if result.record.rows == (row.id,))
-    scaled = replace(full, images=100)
+    own = next(result for result in results if result.record.name == "ttfs_mnist")
+    scaled = replace(own, images=100)
     assert status(row, "top1", [scaled]) is Status.SCALED
-    assert status(row, "top1", [scaled, full]) is Status.FULL
+    assert status(row, "top1", [scaled, own]) is Status.OWN
     assert status(row, "top1", []) is Status.OUT

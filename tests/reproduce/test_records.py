@@ -37,7 +37,7 @@ def test_a_finished_run_is_added_and_read_again(finish: Finish, results: Path) -
     assert result.record.command == "SPIMM_DATA=FOLDER spimm train ttfs_mnist"
     assert result.record.commit and result.record.hardware and result.record.versions["torch"] == "2.9"
     row = find_row(list_rows(), ROW)
-    assert status(row, "top1", [result]) is Status.FULL
+    assert status(row, "top1", [result]) is Status.OWN
     assert status(row, "sparsity", [result]) is Status.OUT
 
 
@@ -135,7 +135,7 @@ def test_spikes_and_energy_come_from_the_analysis(finish: Finish, results: Path)
     add_runs(runs, [ROW], results, name="both")
     (result,) = load_results(results)
     assert (result.figures["sparsity"], result.figures["energy"]) == (0.25, 0.5)
-    assert status(find_row(list_rows(), ROW), "sparsity", [result]) is Status.FULL
+    assert status(find_row(list_rows(), ROW), "sparsity", [result]) is Status.OWN
     assert (results / "both" / "trace_seed1.json").is_file()
     change(results / "both" / "trace_seed1.json", "0.25", "0.5")
     with pytest.raises(ValueError, match=r"record both has .*says .*'sparsity': 0\.5"):

@@ -45,6 +45,20 @@ def _ablation(data: str, name: str, ablation: Ablation) -> Row:
     )
 
 
+_RATES = ("q_rate", "k_rate", "mask_rate", "masked_rate", "proj_rate", "expand_rate", "reduce_rate")
+
+
+def _rates(stage: int, *values: float) -> Row:
+    """Firing rates within the block of a stage, as printed for CIFAR-100."""
+    return Row(
+        f"qkformer/cifar100/rates-stage{stage}",
+        f"firing rates of stage {stage}",
+        "table of firing rates",
+        dict(zip(_RATES, values, strict=True)),
+        needs="the network trained on CIFAR-100 (row 4-384-t4), then `spimm analyze RUN`",
+    )
+
+
 def _events(data: str, steps: int, top1: float) -> Row:
     recipe = {"dvs128": "qkformer_dvs_gesture", "cifar10dvs": "qkformer_cifar10_dvs"}[data]
     count = parameters(_DVS_MODEL, _SIZES, num_classes=11) if data == "dvs128" else parameters(_DVS_MODEL)
@@ -93,6 +107,8 @@ ROWS = (
         counts={"params": parameters(_CIFAR_MODEL, _SIZES, num_classes=100)},
         needs="a GPU",
     ),
+    _rates(1, 0.0432, 0.1784, 0.3477, 0.0832, 0.1478, 0.0518, 0.2733),
+    _rates(2, 0.0231, 0.0847, 0.2655, 0.0350, 0.0577, 0.0246, 0.1869),
     _events("dvs128", 16, 98.6),
     _events("dvs128", 10, 98.3),
     _events("cifar10dvs", 16, 84.0),
