@@ -38,9 +38,9 @@ def hardware() -> dict[str, Any]:
 
 
 def slug(about: dict[str, Any]) -> str:
-    """Hardware as a part of a file name, e.g. `amd-epyc-2c`."""
+    """Hardware as a part of a file name, e.g. `amd-epyc-2c-avx512`: one name has processors of several kinds."""
     plain = re.sub(r"\((r|tm)\)|\b(cpu|processor)\b|@.*", " ", about["cpu"].lower())
-    return "-".join([*re.findall(r"[a-z0-9]+", plain), f"{about['cores']}c"])
+    return "-".join([*re.findall(r"[a-z0-9]+", plain), f"{about['cores']}c", about["spimm_isa"]])
 
 
 def versions(*, peers: bool) -> dict[str, str | None]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spimm.bench.environment import slug
+from spimm.bench.precision import PRECISIONS
 from spimm.bench.rates import readable
 from spimm.bench.registry import list_cases
 
@@ -59,15 +60,21 @@ def _blocks(records: list[Loaded]) -> list[str]:
 
 
 def _ratios(record: Loaded) -> list[tuple[str, ...]]:
-    """Those with a goal, or all where none has one."""
+    """Those of equal precision first, and the least favourable of them first."""
     sides, unit = record["sides"], record["unit"]
     rows = []
-    for item in [item for item in record["comparisons"] if item["goal"] is not None] or record["comparisons"]:
+    for item in sorted(record["comparisons"], key=lambda item: (not _alike(item), item["ratio"]["median"])):
         theirs, ours = (f"{_number(sides[item[which]]['median'])} {unit}" for which in ("slower", "faster"))
         goal = "" if item["goal"] is None else f"{item['goal']:.3g}x, {'met' if item['met'] else 'missed'}"
         against = f"{item['slower']} / {item['faster']}"
         rows.append((f"`{record['case']}`", against, theirs, ours, f"{item['ratio']['median']:.2f}x", goal))
     return rows
+
+
+def _alike(item: Loaded) -> bool:
+    """Whether both sides compute in the same precision."""
+    slower, faster = (set(item[which].split()) & set(PRECISIONS) for which in ("slower", "faster"))
+    return slower == faster
 
 
 def _rates(record: Loaded) -> list[tuple[str, ...]]:

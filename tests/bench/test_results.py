@@ -38,7 +38,7 @@ def record(*, quick: bool = False, goal: float | None = 8.0, sweep: bool = False
             Sweep("T", [Series("time", {1: "spimm fp32", 4: "spikingjelly fp32"}, expected=1.0)]) if sweep else None,
             {"spikingjelly fp32": SLOW, "spimm fp32": FAST},
         ),
-        hardware=hardware() | {"cpu": "Fast(R) Chip(TM) 9 CPU @ 2.20GHz", "cores": 2},
+        hardware=hardware() | {"cpu": "Fast(R) Chip(TM) 9 CPU @ 2.20GHz", "cores": 2, "spimm_isa": "avx2"},
         versions={"torch": "2.8", "spikingjelly": None},
         threads=2,
         warmup=1,
@@ -51,7 +51,7 @@ def record(*, quick: bool = False, goal: float | None = 8.0, sweep: bool = False
 
 def test_json_holds_every_sample_and_whether_the_goal_is_met(tmp_path: Path) -> None:
     json_path, _ = write(record(), tmp_path / "new" / "results")
-    assert json_path.name == "norm_lif_fast-chip-9-2c_2026-01-02.json"
+    assert json_path.name == "norm_lif_fast-chip-9-2c-avx2_2026-01-02.json"
     data = json.loads(json_path.read_text())
     assert data["sides"]["spikingjelly fp32"]["samples"] == [10.0, 12.0, 11.0]
     assert data["comparisons"][0]["ratio"]["median"] == 10.0
@@ -80,7 +80,7 @@ def test_csv_has_a_line_for_every_side_and_ratio(tmp_path: Path) -> None:
 def test_a_sweep_has_a_line_in_the_csv_and_a_picture(tmp_path: Path) -> None:
     _, csv_path, png_path = write(record(sweep=True), tmp_path)
     assert png_path.read_bytes().startswith(b"\x89PNG")
-    assert png_path.name == "norm_lif_fast-chip-9-2c_2026-01-02.png"
+    assert png_path.name == "norm_lif_fast-chip-9-2c-avx2_2026-01-02.png"
     row = list(csv.DictReader(io.StringIO(csv_path.read_text())))[-1]
     assert (row["kind"], row["name"], row["samples"]) == ("slope", "time against T", "2")
     assert float(row["median"]) == pytest.approx(math.log(11) / math.log(4), abs=1e-4)
@@ -97,13 +97,15 @@ def test_files_are_replaced_whole_and_nothing_unfinished_is_left(tmp_path: Path)
 def test_a_quick_run_has_no_goals_and_files_of_its_own(tmp_path: Path) -> None:
     quick = record(quick=True)
     assert quick.comparisons[0].met is None
-    assert quick.stem == "norm_lif-quick_fast-chip-9-2c_2026-01-02"
+    assert quick.stem == "norm_lif-quick_fast-chip-9-2c-avx2_2026-01-02"
     assert json.loads(quick.to_json())["comparisons"][0]["met"] is None
 
 
 def test_hardware_makes_a_file_name() -> None:
-    assert slug({"cpu": "Intel(R) Xeon(R) Platinum 8488C", "cores": 2}) == "intel-xeon-platinum-8488c-2c"
-    assert slug({"cpu": "AMD EPYC 9B14 96-Core Processor", "cores": 8}) == "amd-epyc-9b14-96-core-8c"
+    intel = {"cpu": "Intel(R) Xeon(R) Platinum 8488C", "cores": 2, "spimm_isa": "avx512"}
+    assert slug(intel) == "intel-xeon-platinum-8488c-2c-avx512"
+    amd = {"cpu": "AMD EPYC 9B14 96-Core Processor", "cores": 8, "spimm_isa": "avx2"}
+    assert slug(amd) == "amd-epyc-9b14-96-core-8c-avx2"
 
 
 def run(*arguments: str) -> int:

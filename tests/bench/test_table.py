@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from spimm.bench import between_markers, newest, put_between_markers, render, write
+from spimm.bench import Comparison, Ratio, Summary, between_markers, newest, put_between_markers, render, write
 from spimm.bench.table import END, START
 from spimm.cli.bench import bench
 
@@ -42,6 +42,26 @@ def test_tables_hold_ratios_with_goals_rates_and_growth(tmp_path: Path) -> None:
     assert "spikingjelly bf16" not in text
     for block in text.split("\n\n"):
         assert len({line.count("|") for line in block.strip().splitlines()}) == 1
+
+
+def test_every_comparison_is_shown_like_for_like_first_and_of_these_the_least_favourable(tmp_path: Path) -> None:
+    sides = {name: record().sides["spimm fp32"] for name in ("peer fp32", "peer bf16", "spimm fp32", "spimm bf16")}
+    pairs = [("peer fp32", "spimm bf16", 3.0, 2.0), ("peer bf16", "spimm bf16", 2.0, None)]
+    pairs.append(("peer fp32", "spimm fp32", 0.5, 5.0))
+    comparisons = [
+        Comparison.of(Ratio(slower, faster, goal), Summary.of([ratio] * 3), quick=False)
+        for slower, faster, ratio, goal in pairs
+    ]
+    write(replace(record(), sides=sides, comparisons=comparisons), tmp_path)
+    found = [line.split("|")[5].strip() for line in render(newest(tmp_path)).splitlines() if "peer" in line]
+    assert found == ["0.50x", "2.00x", "3.00x"]
+
+
+def test_processors_of_one_name_and_other_instructions_have_tables_of_their_own(tmp_path: Path) -> None:
+    other = replace(record(), hardware=record().hardware | {"spimm_isa": "avx512"})
+    for item in (record(), other):
+        write(item, tmp_path)
+    assert render(newest(tmp_path)).count("| case | against |") == 2
 
 
 def test_a_folder_without_full_records_is_an_error(tmp_path: Path) -> None:
