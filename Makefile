@@ -10,7 +10,7 @@ test: .venv/test/installed
 	.venv/test/bin/ruff check .
 	.venv/test/bin/ruff format --check .
 	.venv/test/bin/pyright --pythonpath .venv/test/bin/python
-	.venv/test/bin/pytest
+	.venv/test/bin/pytest -m "not slow"
 
 .venv/demo/installed: pyproject.toml CMakeLists.txt $(shell find csrc spimm -name '*.py' -o -name '*.cpp' -o -name '*.h')
 	$(PYTHON) -m venv .venv/demo
