@@ -53,7 +53,7 @@ def sparse_enough(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
     limit = LIMITS[x.dtype]
     if x.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported():
         limit = MATRIX_UNIT_LIMIT
-    return extension().density(STORAGE[x.dtype], Layout.like(x, 1).address("x", x), x.numel(), SAMPLE) <= limit
+    return extension().density(STORAGE[x.dtype], Layout.like(x, -3).address("x", x), x.numel(), SAMPLE) <= limit
 
 
 def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
