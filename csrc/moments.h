@@ -61,7 +61,8 @@ inline void channel_moments(const S *x, int64_t rows, int64_t channels, double *
     for (int64_t c = 0; c < channels; ++c) {
         const double offset = total[c] / rows;
         mean[c] = first[c] + offset;
-        variance[c] = std::max(0.0, total[channels + c] / rows - offset * offset);
+        const double spread = total[channels + c] / rows - offset * offset;
+        variance[c] = spread < 0.0 ? 0.0 : spread;  // NaN stays
     }
 }
 

@@ -111,14 +111,16 @@ static void backward_pooled(const S *drive, const S *grad, S *grad_drive, const 
                 Vec highest = all(-1.0f);
                 for (int64_t i = 0; i < cells; ++i) {
                     const Fired spike = spike_at(i);
-                    highest = spike.activation > highest ? spike.activation : highest;
+                    const Mask higher = spike.activation > highest || spike.activation != spike.activation;  // NaN is
+                    highest = higher ? spike.activation : highest;
                     if constexpr (side > 0) kept[i] = spike;
                 }
                 Mask open = ~Mask{};  // the first of the highest takes the gradient
                 const Vec g = load_vec(from + c, count);
                 for (int64_t i = 0; i < cells; ++i) {
                     const Fired spike = side > 0 ? kept[i] : spike_at(i);
-                    const Mask wins = open & (spike.activation == highest);
+                    const Mask nan = spike.activation != spike.activation;
+                    const Mask wins = open & ((spike.activation == highest) | nan);
                     open &= ~wins;
                     const Slopes slopes = slopes_of<clips>(spike, window);
                     store_vec(grad_drive + place(i), wins ? g * slopes.of_z : Vec{}, count);

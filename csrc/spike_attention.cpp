@@ -18,10 +18,10 @@ template <class S> static inline void prefetch_row(const S *row, int64_t size) {
 }
 
 // The channels of one head for a chunk of tokens: as rows of floats, padded with zeros to whole registers, and as the
-// list of what is not 0.
+// list of what is not 0. `finite`: no value is NaN or infinite, so that 0 times it is 0 and may be skipped.
 struct Operand {
     int64_t size, stride, tokens = 0, count = 0;
-    bool binary = true;
+    bool binary = true, finite = true;
     Aligned<float> rows, value;
     Aligned<uint32_t> begin, index;
 
@@ -37,6 +37,7 @@ struct Operand {
     template <bool listed, class S> void read(const S *from, int64_t num_tokens, int64_t step, int64_t ahead) {
         tokens = num_tokens;
         EventList events{value.get(), index.get()};
+        Vec check{};
         for (int64_t token = 0; token < tokens; ++token) {
             const S *row = from + token * step;
             prefetch_row(row + ahead, size);
@@ -44,12 +45,14 @@ struct Operand {
             for_each_register(size, [&](int64_t i, auto n) {
                 const Vec values = load_vec(row + i, n);
                 store_vec(rows.get() + token * stride + i, values);
+                check = fma(values, Vec{}, check);
                 if constexpr (listed) events.append(values, static_cast<uint32_t>(i));
             });
         }
         begin[tokens] = static_cast<uint32_t>(events.count);
         count = events.count;
         binary = events.binary;
+        finite = sum(check) == 0.0f;
     }
 };
 
@@ -57,11 +60,13 @@ struct Operand {
 struct Matrix {
     int64_t size, stride;
     Aligned<float> values;
+    bool finite = true;  // as of an operand
 
     explicit Matrix(int64_t size) : size(size), stride(padded(size)), values(aligned<float>(size * stride)) {}
 
-    void clear() { std::fill_n(values.get(), size * stride, 0.0f); }
+    void clear() { std::fill_n(values.get(), size * stride, 0.0f), finite = true; }
     void transpose(const Matrix &from) {
+        finite = from.finite;
         for (int64_t i = 0; i < size; ++i)
             for (int64_t j = 0; j < stride; ++j)
                 values[i * stride + j] = j < size ? from.values[j * stride + i] : 0.0f;
@@ -116,6 +121,7 @@ static void add_events(const Operand &x, const float *rows, float *sums) {
 
 // sums += x^T y
 static void add_outer(const Operand &x, const Operand &y, Matrix &sums) {
+    sums.finite &= x.finite && y.finite;
     for_each_block(x.stride, [&]<int width>(int64_t first) {
         const float *rows = y.rows.get() + first;
         float *to = sums.values.get() + first;
@@ -123,7 +129,7 @@ static void add_outer(const Operand &x, const Operand &y, Matrix &sums) {
             float *at = to + row * x.stride;
             for (int i = 0; i < width; ++i) store_vec(at + i * lanes, load_vec(at + i * lanes) + sum[i]);
         };
-        if (!x.sparse())
+        if (!x.sparse() || !y.finite)
             dense_product<width>(x.rows.get(), x.size, 1, x.stride, x.tokens, rows, x.stride, add);
         else if (x.binary)
             add_events<width, true>(x, rows, to);
@@ -158,7 +164,7 @@ template <class S> static void multiply(const Operand &x, const Matrix &matrix, 
                 n >= lanes ? store_vec(row + i * lanes, scale * sum[i]) : store_vec(row + i * lanes, scale * sum[i], n);
             }
         };
-        if (!x.sparse())
+        if (!x.sparse() || !matrix.finite)
             dense_product<width>(x.rows.get(), x.tokens, x.stride, 1, x.size, right, x.stride, store);
         else if (x.binary)
             gather_events<width, true>(x, right, store);

@@ -19,7 +19,7 @@ template <Shape shape, class V> inline V surrogate_derivative(V u, float a, floa
         return absolute(u) < zero + b ? zero + a : zero;
     } else if constexpr (shape == Shape::triangle) {  // height a, half-width b
         const V w = a - absolute(u) * (a / b);
-        return w > zero ? w : zero;
+        return w < zero ? zero : w;  // NaN stays
     } else if constexpr (shape == Shape::fast_sigmoid) {
         const V w = absolute(u) * a, limited = w > far ? far : w, r = reciprocal(1.0f + limited);
         return r * r;

@@ -1,4 +1,4 @@
-"""What the compiled CPU ops share: layout rules, addresses, and the call of the extension."""
+"""What the compiled CPU ops share: layout rules, settings of neurons, and the call of the extension."""
 
 import importlib
 from typing import Any, NamedTuple
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from spimm.kernels.door import Layout
 from spimm.kernels.dynamics import Dynamics
 
 NUM_SHAPES = 6  # of csrc/kernels.h
@@ -73,11 +74,8 @@ class Coefficients:
     @property
     def thresholds(self) -> tuple[int, int]:
         """Their address, good for as long as this object, and number; none where there is one."""
-        return (self._several.data_ptr(), len(self._several)) if len(self._several) else NO_THRESHOLDS
-
-
-def address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+        number = len(self._several)
+        return (Layout.like(self._several).address("thresholds", self._several), number) if number else NO_THRESHOLDS
 
 
 def channels_last(x: Tensor, channel_dim: int = 2) -> Tensor:

@@ -35,7 +35,8 @@ def surrogate_slope(u, a, b, SHAPE: tl.constexpr):
     elif SHAPE == RECTANGLE:  # height a, half-width b
         slope = tl.where(distance < b, a, 0.0)
     elif SHAPE == TRIANGLE:  # height a, half-width b
-        slope = tl.maximum(a - distance * (a / b), 0.0)
+        rest = a - distance * (a / b)
+        slope = tl.where(rest < 0, 0.0, rest)  # NaN stays
     elif SHAPE == FAST_SIGMOID:
         d = 1 + a * distance
         slope = 1 / (d * d)

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from spimm.surrogate import Sigmoid, Surrogate
 
+_CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True, eq=False)
 class Dynamics:
@@ -33,6 +35,19 @@ class Dynamics:
     def rest(self) -> float:
         """Potential before the first step."""
         return 0.0 if self.v_reset is None else self.v_reset
+
+    def check(self, x: Tensor) -> None:
+        """Raises ValueError for a tensor among decay, gain and threshold that is not one number, or not where x is.
+
+        On the CPU they serve x on any device but meta.
+        """
+        for name, value in (("decay", self.decay), ("gain", self.gain), ("threshold", self.threshold)):
+            if not isinstance(value, Tensor):
+                continue
+            if value.numel() != 1:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}; expected one element")
+            if value.device not in (x.device, _CPU):
+                raise ValueError(f"{name} is on {value.device}; expected {x.device}, where the input is")
 
     def coefficients(self, thresholds: Sequence[float] | Tensor | None = None) -> Tensor:
         """[decay, gain, threshold - rest] in float64, differentiable where a member is a tensor that requires grad.

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from spimm.kernels import dispatch
 from spimm.kernels.depthwise import cpu, reference
+from spimm.kernels.door import check_dtype, check_shape, check_tensors
 
 
 def depthwise_conv2d(
@@ -22,18 +23,21 @@ def depthwise_conv2d(
     [m C]. k is odd; H / s is rounded up. Under autocast it computes in autocast's dtype. Raises ValueError for shapes
     that do not fit.
     """
-    kernel, channels = weight.shape[-1], x.shape[1] if x.dim() == 4 else 0
-    fits = channels and branches >= 1 and channels % branches == 0 and len(weight) % channels == 0
-    if not fits or tuple(weight.shape[1:]) != (1, kernel, kernel) or kernel % 2 == 0:
+    check_tensors({"x": x, "weight": weight}, {"bias": bias})
+    kernel, channels = weight.shape[-1] if weight.dim() == 4 else 0, x.shape[1] if x.dim() == 4 else 0
+    fits = channels and kernel % 2 and branches >= 1 and channels % branches == 0 and len(weight)
+    if not fits or len(weight) % channels or tuple(weight.shape[1:]) != (1, kernel, kernel):
         shapes = f"x has shape {tuple(x.shape)} and weight {tuple(weight.shape)}"
         wanted = f"[N, {branches} C, H, W] and [{branches} m C, 1, k, k], k odd"
         raise ValueError(f"{shapes}; wanted {wanted.replace('1 m C', 'm C').replace('1 C', 'C')}")
     if stride < 1:
         raise ValueError(f"stride is {stride}; wanted at least 1")
+    check_shape("bias", bias, (len(weight) // branches,))
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    check_dtype("x", x, weight=weight, bias=bias)
     return dispatch.call("depthwise_conv2d", backend, x, weight, bias, stride, branches)
 
 

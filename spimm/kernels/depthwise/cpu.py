@@ -9,6 +9,7 @@ from torch import Tensor
 from spimm.kernels import cpu
 from spimm.kernels.cpu import STORAGE, channels_last, extension, num_threads
 from spimm.kernels.depthwise import reference
+from spimm.kernels.door import Layout
 
 KERNELS = (3, 5, 7)
 STRIDES = (1, 2)
@@ -52,13 +53,25 @@ def _empty_out(x: Tensor, weight: Tensor, stride: int, branches: int) -> Tensor:
     return x.new_empty((len(x), height, width, len(weight) // branches)).movedim(-1, 1)
 
 
+def _outputs(x: Tensor, weight: Tensor, stride: int, branches: int) -> Layout:
+    """Of _empty_out."""
+    height, width = (-(-side // stride) for side in x.shape[-2:])
+    return Layout.of(x.dtype, (len(x), len(weight) // branches, height, width), 1)
+
+
+def _weights(weight: Tensor) -> Layout:
+    """Of the weights as the kernels read them and of their gradient."""
+    return Layout.of(torch.float32, weight.shape)
+
+
 @torch.library.impl(_library, "depthwise_conv2d", "CPU")
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, branches: int) -> Tensor:
     if _plain(x, weight, stride, branches):
         return channels_last(reference.depthwise_conv2d(x, weight, bias, 1, 1), 1)
     y, wide = _empty_out(x, weight, stride, branches), weight.float().contiguous()
-    extent, addresses = _extent(x, weight, stride, branches), (x.data_ptr(), wide.data_ptr(), y.data_ptr())
-    extension().depthwise_forward(STORAGE[x.dtype], extent, num_threads(), *addresses)
+    given, made = Layout.like(x, 1).address("x", x), Layout.like(y, 1).address("y", y)
+    extent, weights = _extent(x, weight, stride, branches), _weights(weight).address("weight", wide)
+    extension().depthwise_forward(STORAGE[x.dtype], extent, num_threads(), given, weights, made)
     return y if bias is None else y.add_(bias.view(-1, 1, 1))
 
 
@@ -73,13 +86,17 @@ def _backward(
 ) -> tuple[Tensor, Tensor]:
     grad_x, grad_weight = _empty_grads(x, weight, needs_x, needs_weight)
     settings = STORAGE[x.dtype], _extent(x, weight, stride, branches), num_threads()
+    inputs, weights = Layout.like(x, 1), _weights(weight)
+    got = _outputs(x, weight, stride, branches).address("grad", grad)
     if needs_x and _plain(x, weight, stride, branches):  # the same convolution with the kernel turned around
         grad_x = channels_last(reference.depthwise_conv2d(grad, weight.flip(-2, -1), None, 1, 1), 1)
     elif needs_x:
         wide = weight.float().contiguous()
-        extension().depthwise_grad_x(*settings, grad.data_ptr(), wide.data_ptr(), grad_x.data_ptr())
+        addresses = got, weights.address("weight", wide), inputs.address("grad_x", grad_x)
+        extension().depthwise_grad_x(*settings, *addresses)
     if needs_weight:
-        extension().depthwise_grad_weight(*settings, x.data_ptr(), grad.data_ptr(), grad_weight.data_ptr())
+        addresses = inputs.address("x", x), got, weights.address("grad_weight", grad_weight)
+        extension().depthwise_grad_weight(*settings, *addresses)
     return grad_x, grad_weight
 
 

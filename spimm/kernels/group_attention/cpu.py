@@ -5,6 +5,7 @@ from torch import Tensor
 
 from spimm.kernels import cpu
 from spimm.kernels.cpu import STORAGE, channels_last, extension, num_threads
+from spimm.kernels.door import Layout
 
 MAX_POSITIONS = 256
 """Scores of a group stay in the cache up to here."""
@@ -25,7 +26,7 @@ def unsupported(qkv: Tensor, bias: Tensor, members: Tensor, shared: bool) -> str
 
 def group_attention(qkv: Tensor, bias: Tensor, members: Tensor, shared: bool) -> Tensor:
     """As reference.group_attention."""
-    members = members.to("cpu", torch.int32).contiguous()
+    members = members.to(torch.int64).contiguous()
     return torch.ops.spimm.group_attention(channels_last(qkv), bias.float().contiguous(), members, shared)
 
 
@@ -43,10 +44,18 @@ def _empty(qkv: Tensor, channels: int) -> Tensor:
     return qkv.new_empty(num_steps, samples, height, width, channels).movedim(-1, 2)
 
 
+def _inputs(qkv: Tensor, bias: Tensor, members: Tensor) -> tuple[int, int, int]:
+    """Addresses; the extension looks at each member."""
+    positions = members.shape[1]
+    biases = Layout.of(torch.float32, (len(bias), positions, positions))
+    places = Layout.of(torch.int64, members.shape)
+    return Layout.like(qkv, 2).address("qkv", qkv), biases.address("bias", bias), places.address("members", members)
+
+
 @torch.library.impl(_library, "group_attention", "CPU")
 def _forward(qkv: Tensor, bias: Tensor, members: Tensor, shared: bool) -> Tensor:
     y = _forward_fake(qkv, bias, members, shared)
-    addresses = (tensor.data_ptr() for tensor in (qkv, bias, members, y))
+    addresses = *_inputs(qkv, bias, members), Layout.like(y, 2).address("y", y)
     extension().group_attention_forward(*_settings(qkv, bias, members, shared), *addresses)
     return y
 
@@ -59,7 +68,14 @@ def _forward_fake(qkv: Tensor, bias: Tensor, members: Tensor, shared: bool) -> T
 @torch.library.impl(_library, "group_attention_backward", "CPU")
 def _backward(grad: Tensor, qkv: Tensor, bias: Tensor, members: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
     grad, (grad_qkv, grad_bias) = channels_last(grad), _backward_fake(grad, qkv, bias, members, shared)
-    addresses = (tensor.data_ptr() for tensor in (qkv, bias, members, grad, grad_qkv, grad_bias))
+    num_steps, samples, joined, *space = qkv.shape
+    outputs = Layout.of(qkv.dtype, (num_steps, samples, joined // (1 if shared else 3), *space), 2)
+    grad_addresses = (
+        outputs.address("grad", grad),
+        Layout.like(qkv, 2).address("grad_qkv", grad_qkv),
+        Layout.of(torch.float32, bias.shape).address("grad_bias", grad_bias),
+    )
+    addresses = *_inputs(qkv, bias, members), *grad_addresses
     extension().group_attention_backward(*_settings(qkv, bias, members, shared), *addresses)
     return grad_qkv, grad_bias
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from spimm.kernels import dispatch
 from spimm.kernels.cpu import unsupported as cpu_unsupported
+from spimm.kernels.door import check_tensors
 from spimm.kernels.dynamics import Dynamics
 from spimm.kernels.lif import cpu, reference
 from spimm.kernels.triton import implement
@@ -26,6 +27,8 @@ def lif(
     v: [...] starts the potential; rest by default. Gradients flow to x, v and the tensors in `dynamics`.
     Raises ValueError for T < 1, a `num_steps` that x does not have, or a `v` of another shape.
     """
+    check_tensors({"x": x}, {"v": v})
+    dynamics.check(x)
     num_steps = steps_of(x, num_steps)
     if v is not None and v.shape != x.shape[1:]:
         raise ValueError(f"v has shape {tuple(v.shape)}; x of shape {tuple(x.shape)} needs {tuple(x.shape[1:])}")

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from spimm.kernels.cpu import NO_NORM, NO_THRESHOLDS, STORAGE, NeuronCode, address, empty_steps, extension, num_threads
+from spimm.kernels.cpu import NO_NORM, NO_THRESHOLDS, STORAGE, NeuronCode, empty_steps, extension, num_threads
+from spimm.kernels.door import NOTHING, Layout
 from spimm.kernels.dynamics import Dynamics
 
 _library = torch.library.Library("spimm", "FRAGMENT")
@@ -39,14 +40,24 @@ def _extent(x: Tensor, num_steps: int) -> tuple[int, int, int, bool]:
     return num_steps, x[0].numel(), 1, len(x) != num_steps
 
 
+def _layouts(x: Tensor, num_steps: int) -> tuple[Layout, Layout, Layout]:
+    """Of x, of all steps and of one: contiguous or channels-last, as x is."""
+    last = -1 if x.is_contiguous() or x.dim() < 4 else 2
+    step = x.shape[1:]
+    steps = Layout.of(x.dtype, (num_steps, *step), last)
+    return Layout.like(x, last), steps, Layout.of(x.dtype, step, min(last, 1))
+
+
 @torch.library.impl(_library, "lif", "CPU")
 def _forward(
     x: Tensor, v: Tensor | None, coefficients: Tensor, num_steps: int, keep_v: bool, *code: int
 ) -> tuple[Tensor, Tensor]:
     spikes, v_end = _forward_fake(x, v, coefficients, num_steps, keep_v, *code)
+    given, steps, step = _layouts(x, num_steps)
     extension().lif_forward(
-        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), NO_NORM, num_threads(), x.data_ptr(),
-        0, 0, address(v), spikes.data_ptr(), v_end.data_ptr() if keep_v else 0, 0, *NO_THRESHOLDS,
+        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), NO_NORM, num_threads(),
+        given.address("x", x), NOTHING, NOTHING, step.address("v", v), steps.address("spikes", spikes),
+        step.address("v_end", v_end if keep_v else None), NOTHING, *NO_THRESHOLDS,
     )  # fmt: skip
     return spikes, v_end
 
@@ -70,10 +81,14 @@ def _backward(
     if grad_v is not None:
         grad_v = _like_step(grad_v, x)
     grad_x, grad_v0, grad_coefficients = _backward_fake(grad_spikes, grad_v, x, v, coefficients, learns, *code)
+    given, steps, step = _layouts(x, num_steps)
+    learnt = Layout.like(coefficients)
     extension().lif_backward(
-        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), NO_NORM, num_threads(), x.data_ptr(),
-        0, 0, address(v), grad_spikes.data_ptr(), address(grad_v), 0, grad_x.data_ptr(), 0,
-        0 if v is None else grad_v0.data_ptr(), 0, 0, grad_coefficients.data_ptr() if learns else 0, *NO_THRESHOLDS,
+        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), NO_NORM, num_threads(),
+        given.address("x", x), NOTHING, NOTHING, step.address("v", v), steps.address("grad_spikes", grad_spikes),
+        step.address("grad_v", grad_v), NOTHING, given.address("grad_x", grad_x), NOTHING,
+        step.address("grad_v0", None if v is None else grad_v0), NOTHING, NOTHING,
+        learnt.address("grad_coefficients", grad_coefficients if learns else None), *NO_THRESHOLDS,
     )  # fmt: skip
     return grad_x, grad_v0, grad_coefficients
 

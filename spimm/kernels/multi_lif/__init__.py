@@ -8,6 +8,7 @@ from torch import Tensor
 
 from spimm.kernels import dispatch
 from spimm.kernels.cpu import unsupported as cpu_unsupported
+from spimm.kernels.door import check_tensors
 from spimm.kernels.dynamics import Dynamics
 from spimm.kernels.lif import steps_of
 from spimm.kernels.multi_lif import cpu, reference
@@ -33,6 +34,8 @@ def multi_lif(
     `thresholds` (if a tensor, [n]) and to the decay and gain in `dynamics`.
     Raises ValueError for a `combine` of another name, n outside 1..8, and x that has no channels or not `num_steps`.
     """
+    check_tensors({"x": x}, {"thresholds": thresholds if isinstance(thresholds, Tensor) else None})
+    dynamics.check(x)
     num_steps = steps_of(x, num_steps)
     if x.dim() < 3:
         raise ValueError(f"x has shape {tuple(x.shape)}; wanted [T, B, C, ...]")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from spimm.kernels.cpu import NO_NORM, STORAGE, Coefficients, NeuronCode, channels_last, extension, num_threads
+from spimm.kernels.door import NOTHING, Layout
 from spimm.kernels.dynamics import Dynamics
 
 _library = torch.library.Library("spimm", "FRAGMENT")
@@ -39,10 +40,11 @@ def _empty_out(x: Tensor, coefficients: Tensor, num_steps: int, concat: bool) ->
 def _forward(x: Tensor, coefficients: Tensor, num_steps: int, concat: bool, *code: int) -> Tensor:
     settings, out = Coefficients(coefficients, code), _empty_out(x, coefficients, num_steps, concat)
     common = STORAGE[x.dtype], settings.neuron, _extent(x, num_steps, concat)
+    given, made = Layout.like(x, 2).address("x", x), Layout.like(out, 2).address("out", out)
     if concat:
-        extension().multi_lif_forward(*common, num_threads(), *settings.thresholds, x.data_ptr(), out.data_ptr())
+        extension().multi_lif_forward(*common, num_threads(), *settings.thresholds, given, made)
     else:
-        arrays = x.data_ptr(), 0, 0, 0, out.data_ptr(), 0, 0
+        arrays = given, NOTHING, NOTHING, NOTHING, made, NOTHING, NOTHING
         extension().lif_forward(*common, NO_NORM, num_threads(), *arrays, *settings.thresholds)
     return out
 
@@ -58,13 +60,18 @@ def _backward(
 ) -> tuple[Tensor, Tensor]:
     settings, grad_out, grad_x = Coefficients(coefficients, code), channels_last(grad_out), torch.empty_like(x)
     grad_coefficients = coefficients.new_empty(len(coefficients) if learns else 0)
-    to_coefficients = grad_coefficients.data_ptr() if learns else 0
+    to_coefficients = Layout.like(coefficients).address("grad_coefficients", grad_coefficients if learns else None)
+    inputs, channels = Layout.like(x, 2), x.shape[2] * (len(coefficients) - 2 if concat else 1)
+    outputs = Layout.of(x.dtype, (num_steps, x.shape[1], channels, *x.shape[3:]), 2)
+    given, got = inputs.address("x", x), outputs.address("grad_out", grad_out)
+    to_x = inputs.address("grad_x", grad_x)
     common = STORAGE[x.dtype], settings.neuron, _extent(x, num_steps, concat)
     if concat:
-        arrays = x.data_ptr(), grad_out.data_ptr(), grad_x.data_ptr(), to_coefficients
+        arrays = given, got, to_x, to_coefficients
         extension().multi_lif_backward(*common, num_threads(), *settings.thresholds, *arrays)
     else:
-        arrays = x.data_ptr(), 0, 0, 0, grad_out.data_ptr(), 0, 0, grad_x.data_ptr(), 0, 0, 0, 0, to_coefficients
+        nothing = [NOTHING] * 4
+        arrays = given, *nothing[:3], got, *nothing[:2], to_x, *nothing, to_coefficients
         extension().lif_backward(*common, NO_NORM, num_threads(), *arrays, *settings.thresholds)
     return grad_x, grad_coefficients
 

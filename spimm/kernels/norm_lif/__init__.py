@@ -8,6 +8,7 @@ from torch import Tensor
 
 from spimm.kernels import dispatch
 from spimm.kernels.cpu import unsupported as cpu_unsupported
+from spimm.kernels.door import check_tensors
 from spimm.kernels.dynamics import Dynamics
 from spimm.kernels.lif import steps_of
 from spimm.kernels.multi_lif import check_thresholds, multi_lif
@@ -40,6 +41,8 @@ def norm_lif(
     ValueError for shapes that do not fit, and as multi_lif for the thresholds. Gradients flow to every tensor but the
     statistics.
     """
+    check_tensors({"x": x}, {"added": added})
+    dynamics.check(x)
     num_steps = checked_steps(x, weight, bias, mean, variance, residual, num_steps)
     if added is not None and added.shape != (num_steps, *x.shape[1:]):
         raise ValueError(f"added has shape {tuple(added.shape)}; wanted {(num_steps, *x.shape[1:])}")
@@ -68,6 +71,7 @@ def norm_lif_membrane(
     `norm_lif`; gradients flow from both.
     """
     num_steps = checked_steps(x, weight, bias, mean, variance, residual, num_steps)
+    dynamics.check(x)
     return dispatch.call(
         "norm_lif_membrane", backend, x, weight, bias, dynamics, mean, variance, residual, num_steps=num_steps, eps=eps
     )
@@ -77,7 +81,8 @@ def checked_steps(
     x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None, residual: Tensor | None,
     num_steps: int | None,
 ) -> int:  # fmt: skip
-    """The number of time steps of a call whose shapes fit."""
+    """The number of time steps of a call whose tensors fit."""
+    check_tensors({"x": x, "weight": weight, "bias": bias}, {"mean": mean, "variance": variance, "residual": residual})
     num_steps = steps_of(x, num_steps)
     if x.dim() < 3:
         raise ValueError(f"x has shape {tuple(x.shape)}; wanted [T, B, C, ...]")

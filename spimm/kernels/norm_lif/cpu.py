@@ -4,6 +4,7 @@ Saved for backward: the input, the residual (or the membrane) and per-channel nu
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,12 +13,12 @@ from spimm.kernels.cpu import (
     STORAGE,
     Coefficients,
     NeuronCode,
-    address,
     channels_last,
     empty_steps,
     extension,
     num_threads,
 )
+from spimm.kernels.door import NOTHING, Layout
 from spimm.kernels.dynamics import Dynamics
 
 _library = torch.library.Library("spimm", "FRAGMENT")
@@ -87,6 +88,19 @@ def _extent(x: Tensor, num_steps: int) -> tuple[int, int, int, bool]:
     return num_steps, x[0].numel() // channels, channels, len(x) != num_steps
 
 
+class Norm(NamedTuple):
+    """The numbers of a batch norm for each channel, as the extension takes them."""
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    variance: Tensor
+
+    def addresses(self, channels: int, eps: float, of_batch: bool) -> tuple[int | float | bool, ...]:
+        layout = Layout.of(torch.float32, (channels,))
+        return *map(layout.address, self._fields, self), eps, of_batch
+
+
 def _run(
     x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None, residual: Tensor | None,
     added: Tensor | None, membrane: Tensor | None, coefficients: Tensor, num_steps: int, eps: float,
@@ -96,11 +110,13 @@ def _run(
         used, of_batch = (torch.empty_like(weight), torch.empty_like(weight)), True
     else:
         used, of_batch = (mean.clone(), variance.clone()), False
-    norm = (weight.data_ptr(), bias.data_ptr(), used[0].data_ptr(), used[1].data_ptr(), eps, of_batch)
+    norm = Norm(weight, bias, *used).addresses(x.shape[2], eps, of_batch)
     out, settings = empty_steps(x, num_steps), Coefficients(coefficients, code)
+    steps = Layout.of(x.dtype, (num_steps, *x.shape[1:]), 2)
     extension().lif_forward(
-        STORAGE[x.dtype], settings.neuron, _extent(x, num_steps), norm, num_threads(), x.data_ptr(),
-        address(residual), address(added), 0, out.data_ptr(), 0, address(membrane), *settings.thresholds,
+        STORAGE[x.dtype], settings.neuron, _extent(x, num_steps), norm, num_threads(),
+        Layout.like(x, 2).address("x", x), steps.address("residual", residual), steps.address("added", added), NOTHING,
+        steps.address("out", out), NOTHING, steps.address("membrane", membrane), *settings.thresholds,
     )  # fmt: skip
     return out, *used
 
@@ -150,12 +166,16 @@ def _backward(
     grad_spikes, grad_membrane = channels_last(grad_spikes), _like_input(grad_membrane, x)
     grads = _empty_gradients(x, weight, num_steps, to_residual, coefficients, learns)
     grad_x, grad_weight, grad_bias, grad_residual, grad_coefficients = grads
-    norm = (weight.data_ptr(), bias.data_ptr(), mean.data_ptr(), variance.data_ptr(), eps, of_batch)
+    norm = Norm(weight, bias, mean, variance).addresses(x.shape[2], eps, of_batch)
+    inputs, steps = Layout.like(x, 2), Layout.of(x.dtype, (num_steps, *x.shape[1:]), 2)
+    numbers, learnt = Layout.of(torch.float32, (x.shape[2],)), Layout.like(coefficients)
     extension().lif_backward(
-        STORAGE[x.dtype], settings.neuron, _extent(x, num_steps), norm, num_threads(), x.data_ptr(),
-        address(residual), address(membrane), 0, grad_spikes.data_ptr(), 0, address(grad_membrane), grad_x.data_ptr(),
-        grad_residual.data_ptr() if to_residual else 0, 0, grad_weight.data_ptr(), grad_bias.data_ptr(),
-        grad_coefficients.data_ptr() if learns else 0, *settings.thresholds,
+        STORAGE[x.dtype], settings.neuron, _extent(x, num_steps), norm, num_threads(), inputs.address("x", x),
+        steps.address("residual", residual), steps.address("membrane", membrane), NOTHING,
+        steps.address("grad_spikes", grad_spikes), NOTHING, steps.address("grad_membrane", grad_membrane),
+        inputs.address("grad_x", grad_x), steps.address("grad_residual", grad_residual if to_residual else None),
+        NOTHING, numbers.address("grad_weight", grad_weight), numbers.address("grad_bias", grad_bias),
+        learnt.address("grad_coefficients", grad_coefficients if learns else None), *settings.thresholds,
     )  # fmt: skip
     return grads
 

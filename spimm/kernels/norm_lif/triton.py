@@ -53,7 +53,8 @@ def finish_moments(x, partial, mean, variance, rows, channels, groups, GROUPS: t
     offset = tl.sum(value_sum, 0) / rows
     first = load(x + col, col < channels)
     tl.store(mean + col, first + offset, mask=col < channels)
-    tl.store(variance + col, tl.maximum(tl.sum(square_sum, 0) / rows - offset * offset, 0.0), mask=col < channels)
+    spread = tl.sum(square_sum, 0) / rows - offset * offset
+    tl.store(variance + col, tl.where(spread < 0, 0.0, spread), mask=col < channels)  # NaN stays
 
 
 def channel_moments(x: Tensor, mean: Tensor, variance: Tensor) -> None:

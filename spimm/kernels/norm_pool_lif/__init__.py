@@ -5,6 +5,7 @@ from torch import Tensor
 
 from spimm.kernels import dispatch
 from spimm.kernels.cpu import unsupported as cpu_unsupported
+from spimm.kernels.door import check_tensors
 from spimm.kernels.dynamics import Dynamics
 from spimm.kernels.norm_lif import checked_steps
 from spimm.kernels.norm_pool_lif import cpu, reference
@@ -32,6 +33,8 @@ def norm_pool_lif(
     H' = ceil(H / 2), W' = ceil(W / 2). Arguments, errors and gradients as `norm_lif`; x of another rank or without
     space is a ValueError too.
     """
+    check_tensors({"x": x})
+    dynamics.check(x)
     if x.dim() != 5 or 0 in x.shape[3:]:
         raise ValueError(f"x has shape {tuple(x.shape)}; wanted [T, B, C, H, W] with at least one pixel")
     num_steps = checked_steps(x, weight, bias, mean, variance, None, num_steps)

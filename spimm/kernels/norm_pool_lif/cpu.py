@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from spimm.kernels.cpu import STORAGE, NeuronCode, channels_last, extension, num_threads
+from spimm.kernels.door import Layout
 from spimm.kernels.dynamics import Dynamics
+from spimm.kernels.norm_lif.cpu import Norm
 
 _library = torch.library.Library("spimm", "FRAGMENT")
 _library.define(
@@ -53,6 +55,12 @@ def _empty_pooled(x: Tensor, num_steps: int) -> Tensor:
     return x.new_empty(num_steps, images, (height + 1) // 2, (width + 1) // 2, channels).movedim(-1, 2)
 
 
+def _pooled(x: Tensor, num_steps: int) -> Layout:
+    """Of _empty_pooled."""
+    _, images, channels, height, width = x.shape
+    return Layout.of(x.dtype, (num_steps, images, channels, (height + 1) // 2, (width + 1) // 2), 2)
+
+
 @torch.library.impl(_library, "norm_pool_lif", "CPU")
 def _forward(
     x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None, coefficients: Tensor,
@@ -60,11 +68,11 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     of_batch = mean is None or variance is None
     mean, variance = (torch.empty_like(weight) if s is None else s.clone() for s in (mean, variance))
-    norm = (weight.data_ptr(), bias.data_ptr(), mean.data_ptr(), variance.data_ptr(), eps, of_batch)
+    norm = Norm(weight, bias, mean, variance).addresses(x.shape[2], eps, of_batch)
     spikes = _empty_pooled(x, num_steps)
     extension().pool_forward(
-        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), norm, num_threads(), x.data_ptr(),
-        spikes.data_ptr(),
+        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), norm, num_threads(),
+        Layout.like(x, 2).address("x", x), _pooled(x, num_steps).address("spikes", spikes),
     )  # fmt: skip
     return spikes, mean, variance
 
@@ -87,11 +95,15 @@ def _backward(
     winners = torch.empty(grad_pooled.numel() + PADDING, dtype=torch.uint8)
     grads = _empty_gradients(x, weight, coefficients, learns)
     grad_x, grad_weight, grad_bias, grad_coefficients = grads
-    norm = (weight.data_ptr(), bias.data_ptr(), mean.data_ptr(), variance.data_ptr(), eps, of_batch)
+    norm = Norm(weight, bias, mean, variance).addresses(x.shape[2], eps, of_batch)
+    inputs, numbers, learnt = Layout.like(x, 2), Layout.of(torch.float32, (x.shape[2],)), Layout.like(coefficients)
     extension().pool_backward(
-        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), norm, num_threads(), x.data_ptr(),
-        grad_spikes.data_ptr(), grad_pooled.data_ptr(), winners.data_ptr(), grad_x.data_ptr(), grad_weight.data_ptr(),
-        grad_bias.data_ptr(), grad_coefficients.data_ptr() if learns else 0,
+        STORAGE[x.dtype], (*coefficients.tolist(), *code), _extent(x, num_steps), norm, num_threads(),
+        inputs.address("x", x), _pooled(x, num_steps).address("grad_spikes", grad_spikes),
+        _pooled(x, len(x)).address("grad_pooled", grad_pooled), Layout.like(winners).address("winners", winners),
+        inputs.address("grad_x", grad_x), numbers.address("grad_weight", grad_weight),
+        numbers.address("grad_bias", grad_bias),
+        learnt.address("grad_coefficients", grad_coefficients if learns else None),
     )  # fmt: skip
     return grads
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from spimm.kernels import dispatch
+from spimm.kernels.door import check_dtype, check_tensors
 from spimm.kernels.psp import cpu, reference
 
 
@@ -14,13 +15,16 @@ def psp_conv2d(spikes: Tensor, weight: Tensor, *, padding: int = 0, backend: str
     gradient. weight: [C', C, k, k]; zeros around the map are neurons that stay silent. With one plane, [1, ...], it is
     a convolution. Under autocast it computes in autocast's dtype. Raises ValueError for shapes that do not fit.
     """
-    if spikes.dim() != 5 or len(spikes) not in (1, 2) or weight.dim() != 4 or spikes.shape[2] != weight.shape[1]:
+    check_tensors({"spikes": spikes, "weight": weight})
+    fits = spikes.dim() == 5 and len(spikes) in (1, 2) and weight.dim() == 4 and spikes.shape[2] == weight.shape[1]
+    if not fits or weight.shape[2] != weight.shape[3]:
         raise _misfit(spikes, weight, "[2, N, C, H, W] and [C', C, k, k]")
     return dispatch.call("psp_conv2d", backend, *_autocast(spikes, weight), padding)
 
 
 def psp_linear(spikes: Tensor, weight: Tensor, *, backend: str = "auto") -> Tensor:
     """As psp_conv2d for a fully connected layer. spikes: [2, N, F] or [1, N, F], weight: [F', F] -> [2, N, F']."""
+    check_tensors({"spikes": spikes, "weight": weight})
     if spikes.dim() != 3 or len(spikes) not in (1, 2) or weight.dim() != 2 or spikes.shape[2] != weight.shape[1]:
         raise _misfit(spikes, weight, "[2, N, F] and [F', F]")
     return dispatch.call("psp_linear", backend, *_autocast(spikes, weight))
@@ -33,6 +37,7 @@ def _misfit(spikes: Tensor, weight: Tensor, wanted: str) -> ValueError:
 def _autocast(spikes: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     kind = spikes.device.type
     if not torch.is_autocast_enabled(kind):
+        check_dtype("spikes", spikes, weight=weight)
         return spikes, weight
     dtype = torch.get_autocast_dtype(kind)
     return spikes.to(dtype), weight.to(dtype)

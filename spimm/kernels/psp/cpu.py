@@ -10,6 +10,7 @@ from torch import Tensor
 
 from spimm.kernels import cpu
 from spimm.kernels.cpu import STORAGE, channels_last, extension, num_threads
+from spimm.kernels.door import NOTHING, Layout
 from spimm.kernels.spike_conv.cpu import dense_gradient, event_extent, sparse_enough
 
 NARROWEST = 8  # input channels: the rows that are added up for one error
@@ -119,14 +120,20 @@ def _as_large(grad: Tensor, border: int) -> Tensor:
 def _input_gradient(grad: Tensor, weight: Tensor, to: Tensor) -> None:
     """Fills `to`, [N, C, H, W]: the convolution of the events of grad, [N, C', H, W], with kernels turned around."""
     turned = channels_last(weight.transpose(0, 1).flip(-2, -1), 1)
-    addresses = grad.data_ptr(), turned.data_ptr(), 0, to.data_ptr()
+    weights = Layout.of(grad.dtype, (weight.shape[1], grad.shape[1], *weight.shape[2:]), 1)
+    inputs = Layout.of(grad.dtype, (len(grad), weight.shape[1], *grad.shape[2:]), 1)
+    got, turned_at = Layout.like(grad, 1).address("grad", grad), weights.address("weight", turned)
+    addresses = got, turned_at, NOTHING, inputs.address("grad_spikes", to)
     extension().spike_conv_forward(STORAGE[grad.dtype], event_extent(grad, turned), num_threads(), *addresses)
 
 
 def _weight_gradient(grad: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
     """That of a convolution in which inputs and gradients have changed places, turned around."""
     swapped = weight.new_empty(weight.shape[1], *weight.shape[2:], weight.shape[0]).movedim(-1, 1)  # [C, C', k, k]
-    addresses = grad.data_ptr(), spikes.data_ptr(), swapped.data_ptr()
+    inputs = Layout.of(grad.dtype, (len(grad), weight.shape[1], *grad.shape[2:]), 1)
+    weights = Layout.of(grad.dtype, (weight.shape[1], grad.shape[1], *weight.shape[2:]), 1)
+    got, given = Layout.like(grad, 1).address("grad", grad), inputs.address("spikes", spikes)
+    addresses = got, given, weights.address("grad_weight", swapped)
     extension().spike_conv_grad_weight(STORAGE[grad.dtype], event_extent(grad, swapped), num_threads(), *addresses)
     return channels_last(swapped.transpose(0, 1).flip(-2, -1), 1)
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from spimm.kernels import dispatch
 from spimm.kernels.cpu import unsupported as cpu_unsupported
+from spimm.kernels.door import check_tensors
 from spimm.kernels.dynamics import Dynamics
 from spimm.kernels.lif import steps_of
 from spimm.kernels.qk_mask import cpu, reference
@@ -19,7 +20,7 @@ def token_mask(qk: Tensor, dynamics: Dynamics, num_heads: int, *, backend: str =
     Sums and potentials are float32. Gradients flow from out, not from mask, to qk and the tensors in `dynamics`.
     Raises ValueError for shapes or heads that do not fit.
     """
-    _check(qk)
+    _check(qk, dynamics)
     if num_heads < 1 or qk.shape[2] // 2 % num_heads:
         raise ValueError(
             f"qk has shape {tuple(qk.shape)}; {qk.shape[2] // 2} channels do not divide into {num_heads} heads"
@@ -33,11 +34,13 @@ def channel_mask(qk: Tensor, dynamics: Dynamics, *, backend: str = "auto") -> tu
     qk: [T, B, 2C, H, W], q's channels and then k's -> out [T, B, C, H, W], mask [T, B, C], both in the dtype of qk.
     Precision, gradients and errors as `token_mask`.
     """
-    _check(qk)
+    _check(qk, dynamics)
     return dispatch.call("channel_mask", backend, qk, dynamics)
 
 
-def _check(qk: Tensor) -> None:
+def _check(qk: Tensor, dynamics: Dynamics) -> None:
+    check_tensors({"qk": qk})
+    dynamics.check(qk)
     if qk.dim() != 5 or qk.shape[2] % 2 or qk.shape[2] == 0:
         raise ValueError(f"qk has shape {tuple(qk.shape)}; wanted [T, B, 2C, H, W]")
     steps_of(qk, None)

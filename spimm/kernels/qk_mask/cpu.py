@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from spimm.kernels.cpu import STORAGE, NeuronCode, channels_last, extension, num_threads
+from spimm.kernels.door import Layout
 from spimm.kernels.dynamics import Dynamics
 
 _library = torch.library.Library("spimm", "FRAGMENT")
@@ -49,8 +50,12 @@ def _empty_results(qk: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
 def _forward(qk: Tensor, coefficients: Tensor, num_heads: int, *code: int) -> tuple[Tensor, Tensor, Tensor]:
     results = _empty_results(qk, num_heads)
     kernel = extension().channel_mask_forward if num_heads == OF_CHANNELS else extension().token_mask_forward
-    addresses = (tensor.data_ptr() for tensor in (qk, *results))
-    kernel(STORAGE[qk.dtype], (*coefficients.tolist(), *code), _extent(qk, num_heads), num_threads(), *addresses)
+    out, mask, sums = results
+    kernel(
+        STORAGE[qk.dtype], (*coefficients.tolist(), *code), _extent(qk, num_heads), num_threads(),
+        Layout.like(qk, 2).address("qk", qk), Layout.like(out, 2).address("out", out),
+        Layout.like(mask).address("mask", mask), Layout.like(sums).address("sums", sums),
+    )  # fmt: skip
     return results
 
 
@@ -66,10 +71,14 @@ def _backward(
     grad_out, grad_qk = channels_last(grad_out), torch.empty_like(qk)
     grad_coefficients = coefficients.new_zeros(3 if learns else 0)
     kernel = extension().channel_mask_backward if num_heads == OF_CHANNELS else extension().token_mask_backward
-    addresses = (tensor.data_ptr() for tensor in (qk, sums, grad_out, grad_qk))
+    num_steps, images, both, *space = qk.shape
+    inner = (both // 2,) if num_heads == OF_CHANNELS else (*space, num_heads)
+    inputs, outputs = Layout.like(qk, 2), Layout.of(qk.dtype, (num_steps, images, both // 2, *space), 2)
     kernel(
-        STORAGE[qk.dtype], (*coefficients.tolist(), *code), _extent(qk, num_heads), num_threads(), *addresses,
-        grad_coefficients.data_ptr() if learns else 0,
+        STORAGE[qk.dtype], (*coefficients.tolist(), *code), _extent(qk, num_heads), num_threads(),
+        inputs.address("qk", qk), Layout.of(torch.float32, (num_steps, images, *inner)).address("sums", sums),
+        outputs.address("grad_out", grad_out), inputs.address("grad_qk", grad_qk),
+        Layout.like(coefficients).address("grad_coefficients", grad_coefficients if learns else None),
     )  # fmt: skip
     return grad_qk, grad_coefficients
 

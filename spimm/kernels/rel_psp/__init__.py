@@ -6,6 +6,7 @@ from torch import Tensor
 
 from spimm.kernels import dispatch
 from spimm.kernels.cpu import unsupported as cpu_unsupported
+from spimm.kernels.door import check_tensors
 from spimm.kernels.rel_psp import cpu, reference
 from spimm.kernels.triton import implement
 from spimm.kernels.triton import unsupported as triton_unsupported
@@ -29,6 +30,7 @@ def rel_psp(
     threshold, as all neurons without any input have it. `clip`: largest dt/dI and dt/dW, I = sum of w t.
     Raises ValueError for another shape, and for a window, pool or clip that is not positive.
     """
+    check_tensors({"drive": drive})
     planes = drive.shape[0] if drive.dim() else 0
     if planes != 2 or (pool != 1 and drive.dim() != 5):
         wanted = "[2, ...]" if pool == 1 else "[2, B, C, H, W] with a pool"
@@ -36,6 +38,8 @@ def rel_psp(
     for label, value in (("window", window), ("pool", pool), ("clip", clip)):
         if not value > 0:
             raise ValueError(f"{label} is {value}; wanted more than 0")
+    if pool > 1 and pool > min(drive.shape[-2:]):
+        raise ValueError(f"pool is {pool}; expected at most the sides of drive, {tuple(drive.shape[-2:])}")
     return dispatch.call("rel_psp", backend, drive, window, pool, closed, clip)
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from spimm.kernels.cpu import STORAGE, channels_last, extension, num_threads
+from spimm.kernels.door import Layout
 
 _library = torch.library.Library("spimm", "FRAGMENT")
 _library.define("rel_psp(Tensor drive, float window, int pool, bool closed, float clip) -> Tensor")
@@ -21,6 +22,19 @@ def rel_psp(drive: Tensor, window: float, pool: int, closed: bool, clip: float) 
 def _laid_out(x: Tensor, *, maps: bool) -> Tensor:
     """Maps channels-last, anything else contiguous."""
     return channels_last(x, -3) if maps else x.contiguous()
+
+
+def _last(drive: Tensor) -> int:
+    """The dimension that is last in memory."""
+    return 2 if drive.dim() == 5 else -1
+
+
+def _gradient_of_times(drive: Tensor, pool: int) -> Layout:
+    """Of the gradient of the first of both results."""
+    if pool == 1:
+        return Layout.of(drive.dtype, drive.shape[1:], min(_last(drive), 1))
+    _, images, channels, height, width = drive.shape
+    return Layout.of(drive.dtype, (images, channels, height // pool, width // pool), 1)
 
 
 def _extent(drive: Tensor, pool: int) -> tuple[int, ...]:
@@ -41,7 +55,9 @@ def _empty_spikes(drive: Tensor, pool: int) -> Tensor:
 def _forward(drive: Tensor, window: float, pool: int, closed: bool, clip: float) -> Tensor:
     spikes = _empty_spikes(drive, pool)
     settings = STORAGE[drive.dtype], (window, clip, closed), _extent(drive, pool), num_threads()
-    extension().rel_psp_forward(*settings, drive.data_ptr(), spikes.data_ptr())
+    last = _last(drive)
+    given, made = Layout.like(drive, last).address("drive", drive), Layout.like(spikes, last).address("spikes", spikes)
+    extension().rel_psp_forward(*settings, given, made)
     return spikes
 
 
@@ -54,7 +70,9 @@ def _forward_fake(drive: Tensor, window: float, pool: int, closed: bool, clip: f
 def _backward(grad: Tensor, drive: Tensor, window: float, pool: int, closed: bool, clip: float) -> Tensor:
     grad, grad_drive = _laid_out(grad, maps=drive.dim() == 5), torch.empty_like(drive)
     settings = STORAGE[drive.dtype], (window, clip, closed), _extent(drive, pool), num_threads()
-    extension().rel_psp_backward(*settings, drive.data_ptr(), grad.data_ptr(), grad_drive.data_ptr())
+    drives, grads = Layout.like(drive, _last(drive)), _gradient_of_times(drive, pool)
+    addresses = drives.address("drive", drive), grads.address("grad", grad), drives.address("grad_drive", grad_drive)
+    extension().rel_psp_backward(*settings, *addresses)
     return grad_drive
 
 

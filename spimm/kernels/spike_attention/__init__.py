@@ -5,6 +5,7 @@ from torch import Tensor
 
 from spimm.kernels import dispatch
 from spimm.kernels.cpu import unsupported as cpu_unsupported
+from spimm.kernels.door import check_tensors
 from spimm.kernels.spike_attention import cpu, reference
 
 
@@ -16,6 +17,7 @@ def spike_attention(qkv: Tensor, num_heads: int, scale: float = 1.0, *, backend:
     that are 0. Arithmetic is float32 or wider, the output in the dtype of qkv.
     Raises ValueError for shapes or heads that do not fit.
     """
+    check_tensors({"qkv": qkv})
     if qkv.dim() != 5 or qkv.shape[2] % 3 or qkv.shape[2] == 0:
         raise ValueError(f"qkv has shape {tuple(qkv.shape)}; wanted [T, B, 3C, H, W]")
     if num_heads < 1 or qkv.shape[2] // 3 % num_heads:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from spimm.kernels.cpu import STORAGE, channels_last, extension, num_threads
+from spimm.kernels.door import Layout
 
 _library = torch.library.Library("spimm", "FRAGMENT")
 _library.define("spike_attention(Tensor qkv, int num_heads, float scale) -> Tensor")
@@ -29,9 +30,8 @@ def _empty(qkv: Tensor, channels: int) -> Tensor:
 @torch.library.impl(_library, "spike_attention", "CPU")
 def _forward(qkv: Tensor, num_heads: int, scale: float) -> Tensor:
     y = _empty(qkv, qkv.shape[2] // 3)
-    extension().spike_attention_forward(
-        STORAGE[qkv.dtype], _extent(qkv, num_heads), scale, num_threads(), qkv.data_ptr(), y.data_ptr()
-    )
+    given, made = Layout.like(qkv, 2).address("qkv", qkv), Layout.like(y, 2).address("y", y)
+    extension().spike_attention_forward(STORAGE[qkv.dtype], _extent(qkv, num_heads), scale, num_threads(), given, made)
     return y
 
 
@@ -43,7 +43,9 @@ def _forward_fake(qkv: Tensor, num_heads: int, scale: float) -> Tensor:
 @torch.library.impl(_library, "spike_attention_backward", "CPU")
 def _backward(grad: Tensor, qkv: Tensor, num_heads: int, scale: float) -> Tensor:
     grad, grad_qkv = channels_last(grad), _empty(qkv, qkv.shape[2])
-    addresses = (tensor.data_ptr() for tensor in (qkv, grad, grad_qkv))
+    num_steps, samples, joined, *space = qkv.shape
+    inputs, outputs = Layout.like(qkv, 2), Layout.of(qkv.dtype, (num_steps, samples, joined // 3, *space), 2)
+    addresses = inputs.address("qkv", qkv), outputs.address("grad", grad), inputs.address("grad_qkv", grad_qkv)
     extension().spike_attention_backward(STORAGE[qkv.dtype], _extent(qkv, num_heads), scale, num_threads(), *addresses)
     return grad_qkv
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from spimm.kernels import dispatch
+from spimm.kernels.door import check_dtype, check_shape, check_tensors
 from spimm.kernels.dynamics import Dynamics
 from spimm.kernels.lif import steps_of
 from spimm.kernels.spike_conv import cpu, reference
@@ -31,6 +32,7 @@ def spike_conv2d(
     `memory="packed"` keeps whole numbers from 0 to 255 for the backward pass in 1, 2, 4 or 8 bits, the fewest that do.
     Under autocast it computes in autocast's dtype. Raises ValueError for another rank or number of channels.
     """
+    check_tensors({"x": x, "weight": weight}, {"bias": bias})
     if x.dim() != 4 or weight.dim() != 4 or x.shape[1] != weight.shape[1]:
         raise ValueError(
             f"x has shape {tuple(x.shape)} and weight {tuple(weight.shape)}; wanted [N, C, H, W] and [C', C, k, k]"
@@ -41,6 +43,8 @@ def spike_conv2d(
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    check_shape("bias", bias, (len(weight),))
+    check_dtype("x", x, weight=weight, bias=bias)
     if not (torch.is_grad_enabled() and weight.requires_grad):
         memory = "full"  # nothing is kept
     return dispatch.call("spike_conv2d", backend, x, weight, bias, stride, padding, memory)
@@ -63,11 +67,19 @@ def spike_conv2d_lif(
     registers: no output of the convolution reaches memory. Raises ValueError for shapes that do not fit, RuntimeError
     where a gradient would be wanted.
     """
+    check_tensors({"x": x, "weight": weight}, {"bias": bias, "added": added})
+    dynamics.check(x)
     num_steps = steps_of(x, num_steps)
     if x.dim() != 5 or weight.dim() != 4 or x.shape[2] != weight.shape[1]:
         raise ValueError(
             f"x has shape {tuple(x.shape)} and weight {tuple(weight.shape)}; wanted [T, B, C, H, W] and [C', C, k, k]"
         )
+    check_shape("bias", bias, (len(weight),))
+    check_dtype("x", x, weight=weight, bias=bias, added=added)
+    height, width = (
+        side + 2 * padding + 1 - kernel for side, kernel in zip(x.shape[3:], weight.shape[2:], strict=True)
+    )
+    check_shape("added", added, (num_steps, x.shape[1], len(weight), height, width))
     if torch.is_grad_enabled() and any(y is not None and y.requires_grad for y in (x, weight, bias, added)):
         raise RuntimeError("spike_conv2d_lif has no gradient; use it under torch.no_grad(), or spike_conv2d and lif")
     return dispatch.call("spike_conv2d_lif", backend, x, weight, bias, dynamics, num_steps, padding, added)

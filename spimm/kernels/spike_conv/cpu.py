@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spimm.kernels import cpu
 from spimm.kernels.cpu import STORAGE, channels_last, extension, num_threads
+from spimm.kernels.door import Layout
 from spimm.kernels.dynamics import Dynamics
 from spimm.kernels.norm_lif.cpu import norm_lif
 
@@ -46,12 +47,13 @@ def spike_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, pa
 def sparse_enough(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
     """Whether the event-driven kernel serves this call: its form, and the share of values in x that are not 0."""
     kernel = weight.shape[-1]
-    if stride != 1 or weight.shape[-2:] != (kernel, kernel) or kernel not in KERNELS or padding != kernel // 2:
+    same_size = stride == 1 and weight.shape[-2:] == (kernel, kernel) and padding == kernel // 2
+    if not same_size or kernel not in KERNELS or not weight.numel():
         return False
     limit = LIMITS[x.dtype]
     if x.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported():
         limit = MATRIX_UNIT_LIMIT
-    return extension().density(STORAGE[x.dtype], x.data_ptr(), x.numel(), SAMPLE) <= limit
+    return extension().density(STORAGE[x.dtype], Layout.like(x, -3).address("x", x), x.numel(), SAMPLE) <= limit
 
 
 def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
@@ -73,12 +75,22 @@ def _forward(
     if not sparse_enough(x, weight, stride, padding):
         return channels_last(torch.conv2d(x, weight, bias, stride, padding), 1), kept
     weight, y = channels_last(weight, 1), _empty((len(x), len(weight), *x.shape[-2:]), x)
-    bias = None if bias is None else bias.float()
-    extension().spike_conv_forward(
-        STORAGE[x.dtype], event_extent(x, weight), num_threads(), x.data_ptr(), weight.data_ptr(), cpu.address(bias),
-        y.data_ptr(),
-    )  # fmt: skip
+    bias = None if bias is None else bias.float().contiguous()
+    addresses = *_given(x, weight, bias), Layout.like(y, 1).address("y", y)
+    extension().spike_conv_forward(STORAGE[x.dtype], event_extent(x, weight), num_threads(), *addresses)
     return y, kept
+
+
+def _weights(x: Tensor, weight: Tensor) -> Layout:
+    """Of the weights for x, [N, C, H, W]."""
+    return Layout.of(x.dtype, (len(weight), x.shape[1], *weight.shape[2:]), 1)
+
+
+def _given(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[int, int, int]:
+    """Addresses of x, [N, C, H, W], weight and float32 bias."""
+    biases = Layout.of(torch.float32, (len(weight),))
+    weights = _weights(x, weight).address("weight", weight)
+    return Layout.like(x, 1).address("x", x), weights, biases.address("bias", bias)
 
 
 @torch.library.register_fake("spimm::spike_conv2d", lib=_library)
@@ -121,10 +133,12 @@ def _forward_lif(
         return norm_lif(z, ones, zeros, dynamics, zeros, ones, None, added, num_steps=num_steps, eps=0.0)[0]
     shape = (num_steps * x.shape[1], len(weight), *x.shape[-2:])
     weight, spikes = channels_last(weight, 1), _empty(shape, x)
-    bias = None if bias is None else bias.float()
+    bias = None if bias is None else bias.float().contiguous()
+    steps = Layout.of(x.dtype, (num_steps, x.shape[1], *shape[1:]), 2)
     extension().spike_conv_lif_forward(
         STORAGE[x.dtype], (*coefficients.tolist(), *code), event_extent(x[0], weight), num_steps, len(x) != num_steps,
-        num_threads(), x.data_ptr(), weight.data_ptr(), cpu.address(bias), cpu.address(added), spikes.data_ptr(),
+        num_threads(), *_given(images, weight, bias), steps.address("added", added),
+        Layout.like(spikes, 1).address("spikes", spikes),
     )  # fmt: skip
     return spikes.unflatten(0, (num_steps, x.shape[1]))
 
@@ -143,9 +157,12 @@ def _grad_weight(x: Tensor, grad: Tensor, weight: Tensor, stride: int, padding: 
     if not sparse_enough(x, weight, stride, padding):
         return channels_last(dense_gradient(x, grad, weight, stride, padding, wanted=1), 1)
     grad_weight = _empty(weight.shape, weight)
-    extension().spike_conv_grad_weight(
-        STORAGE[x.dtype], event_extent(x, weight), num_threads(), x.data_ptr(), grad.data_ptr(), grad_weight.data_ptr()
+    addresses = (
+        Layout.like(x, 1).address("x", x),
+        Layout.of(x.dtype, (len(x), len(weight), *x.shape[2:]), 1).address("grad", grad),
+        _weights(x, weight).address("grad_weight", grad_weight),
     )
+    extension().spike_conv_grad_weight(STORAGE[x.dtype], event_extent(x, weight), num_threads(), *addresses)
     return grad_weight
 
 
@@ -166,21 +183,29 @@ def dense_gradient(x: Tensor, grad: Tensor, weight: Tensor, stride: int, padding
 def _pack(x: Tensor) -> Tensor:
     """x: [N, C, H, W], channels-last, as bytes: whole numbers from 0 to 255 in as few bits as hold them all."""
     storage, size, threads = STORAGE[x.dtype], x.numel(), num_threads()
-    bits = extension().bits_needed(storage, x.data_ptr(), size, threads)
+    values = Layout.like(x, 1).address("x", x)
+    bits = extension().bits_needed(storage, values, size, threads)
     packed = torch.empty(HEADER + (-(-size * bits // 8) if bits else x.nbytes), dtype=torch.uint8)
     packed[:HEADER] = bits
     if bits:
-        extension().pack(storage, x.data_ptr(), size, bits, packed.data_ptr() + HEADER, threads)
+        extension().pack(storage, values, size, bits, _after_header(packed, size, bits), threads)
     else:
         packed[HEADER:].view(x.dtype).copy_(x.permute(0, 2, 3, 1).reshape(-1))
     return packed
+
+
+def _after_header(packed: Tensor, size: int, bits: int) -> int:
+    """Where so many values of so many bits begin."""
+    return Layout.of(torch.uint8, (HEADER + -(-size * bits // 8),)).address("packed", packed) + HEADER
 
 
 @torch.library.impl(_library, "unpack_spikes", "CPU")
 def _unpack(packed: Tensor, shape: list[int], dtype: torch.dtype) -> Tensor:
     x = _empty(shape, packed.new_empty(0, dtype=dtype))
     if bits := int(packed[0]):
-        extension().unpack(STORAGE[dtype], packed.data_ptr() + HEADER, x.numel(), bits, x.data_ptr(), num_threads())
+        values = _after_header(packed, x.numel(), bits)
+        made = Layout.like(x, 1).address("x", x)
+        extension().unpack(STORAGE[dtype], values, x.numel(), bits, made, num_threads())
     else:
         x.permute(0, 2, 3, 1).view(-1).copy_(packed[HEADER:].view(dtype))
     return x
