@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spimm.kernels import psp_conv2d, psp_linear
-from spimm.neurons import RelPSP, ReLU1
+from spimm.neurons import RelPSP, ReLU1, fusible
 
 ReadOut = Literal["start", "end", "time"]
 
 
+@fusible
 class PSPConv2d(nn.Conv2d):
     """Both planes by the same weights, no bias. [P, N, C, H, W] -> [P, N, C', H', W']; `padding` on each side."""
 
@@ -26,6 +27,7 @@ class PSPConv2d(nn.Conv2d):
         return psp_conv2d(x, self.weight, padding=self.padding[0])  # type: ignore[arg-type]
 
 
+@fusible
 class PSPLinear(nn.Linear):
     """Both planes by the same weights, no bias. [P, N, F] -> [P, N, F']; [N, F] -> [N, F']."""
 
@@ -36,6 +38,7 @@ class PSPLinear(nn.Linear):
         return super().forward(x) if x.dim() == 2 else psp_linear(x, self.weight)
 
 
+@fusible
 class TTFSUnit(nn.Module):
     """A product, its neurons, and with `pool` 2 the earliest spike of each 2x2 square. [P, N, ...] -> [P, N, ...]."""
 
@@ -47,6 +50,7 @@ class TTFSUnit(nn.Module):
         return self.neuron(self.product(x), self.pool)
 
 
+@fusible
 class DirectCode(nn.Module):
     """Direct coding: neurons fire at 1 - a, a = max(0, min(1, conv(x))), in units of the window; a = 0 is silent.
 
@@ -63,6 +67,7 @@ class DirectCode(nn.Module):
         return as_spikes(activation, self.planes, self.window)
 
 
+@fusible
 class PixelCode(nn.Module):
     """Eq. 1: a pixel of value a in [0, 1] fires at 1 - a, in units of the window; a black one stays silent.
 
@@ -87,6 +92,7 @@ def as_spikes(activation: Tensor, planes: int, window: float = 1.0) -> Tensor:
     return torch.stack([activation * window, (activation.detach() > 0).to(activation.dtype)])
 
 
+@fusible
 class Readout(nn.Module):
     """Logits from the drive of the output neurons. [P, N, K] -> [N, K].
 
