@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spimm.kernels import psp_conv2d, psp_linear
-from spimm.neurons import RelPSP, ReLU1, fusible
+from spimm.neurons import RelPSP, ReLU1
+from spimm.neurons.by_itself import fusible, has_hooks, has_own_forward, say_once
 
 ReadOut = Literal["start", "end", "time"]
 
@@ -109,6 +110,8 @@ class Readout(nn.Module):
         self.kind, self.neuron = kind, neuron
 
     def forward(self, drive: Tensor) -> Tensor:
+        if self.kind != "time" and (has_hooks(self.neuron) or has_own_forward(self.neuron)):
+            say_once(self.neuron, f"of a read-out by potential, {self.kind!r}, does not fire and is not called")
         if self.kind == "start":
             return drive[0]
         assert isinstance(self.neuron, RelPSP)
