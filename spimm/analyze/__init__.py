@@ -15,7 +15,7 @@ from spimm.analyze.neuromorphic import (
     sparsity,
     total_spikes,
 )
-from spimm.analyze.ops import Probe, Work, probe
+from spimm.analyze.ops import Probe, Work, probe, probes_of
 from spimm.analyze.plots import plot, save_plot
 from spimm.analyze.purity import Purity, PurityLine, purity
 from spimm.analyze.record import Recorder, record
@@ -62,6 +62,7 @@ __all__ = [
     "plot_responses",
     "plot_spike_times",
     "probe",
+    "probes_of",
     "purity",
     "record",
     "save_plot",

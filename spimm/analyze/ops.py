@@ -11,7 +11,7 @@ and the scale of attention fold into weights and thresholds and are not counted.
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -77,6 +77,20 @@ class Probe:
 def probe(module: nn.Module) -> tuple[Probe, ...]:
     """What to measure at `module`; nothing by default."""
     return ()
+
+
+def probes_of(model: nn.Module) -> Iterator[tuple[str, nn.Module, Probe]]:
+    """Everything to measure in `model`: the label of the layer, the module, the probe.
+
+    A neuron that is measured at the module around it has no probe of its own: a hook would make it run by itself.
+    """
+    seen: set[str] = set()
+    within = {module.neuron for module in model.modules() if isinstance(module, MultiLIF)}
+    for name, module in model.named_modules():
+        found = () if module in within else probe(module)
+        labels = [(name + part.suffix).removeprefix(".") for part in found]
+        yield from ((label, module, part) for label, part in zip(labels, found, strict=True) if label not in seen)
+        seen.update(labels)
 
 
 @probe.register

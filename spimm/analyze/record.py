@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spimm.analyze.ops import Probe, probe
+from spimm.analyze.ops import Probe, probes_of
 from spimm.analyze.tally import LayerSums, count_spikes, sum_times, sum_values
 from spimm.analyze.trace import Trace
+from spimm.neurons import hooks_unseen
 
 
 class Recorder:
@@ -40,12 +41,9 @@ class Recorder:
     def attach(self, model: nn.Module, hooks: contextlib.ExitStack, kinds: Container[str] | None = None) -> None:
         """Puts hooks on the model's layers, those of the `kinds` or all, for as long as `hooks` is open."""
         hooks.callback(model.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
-        for name, module in model.named_modules():
-            for found in probe(module):
-                if kinds is not None and found.kind not in kinds:
-                    continue
-                label = (name + found.suffix).removeprefix(".") or self.model_name
-                measure = partial(self._measure, label, found)
+        for label, module, found in probes_of(model):
+            if kinds is None or found.kind in kinds:
+                measure = partial(self._measure, label or self.model_name, found)
                 hooks.callback(module.register_forward_hook(measure, with_kwargs=True).remove)
         hooks.callback(model.register_forward_hook(self._end).remove)
 
@@ -58,6 +56,7 @@ class Recorder:
         self._running = {}
 
     @torch.no_grad()
+    @hooks_unseen()
     def _measure(
         self, name: str, found: Probe, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> None:

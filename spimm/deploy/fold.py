@@ -11,12 +11,14 @@ import functools
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from spimm.deploy.forms import RATE, Merge, Split, choose_forms
-from spimm.deploy.linear import NORMS, is_row, norm_scale
+from spimm.deploy.forms import RATE, Merge, Split, chain_of, choose_forms, split_convs
+from spimm.deploy.gone import check_gone, move_hooks
+from spimm.deploy.linear import NORMS, is_row, linear_steps, norm_scale
 from spimm.deploy.merge import merge_convs, split_chains
 from spimm.layers import DCL, BranchConv2d, ConvNeuron, ConvUnit, SpikeConv2d, SpikeProduct
-from spimm.neurons import Neuron
+from spimm.neurons import Neuron, runs_by_itself
 
 
 def fold(
@@ -36,17 +38,20 @@ def fold(
 
     `merge` is for units with several convolutions, RepConv and the separable convolution: `dense` makes each of them
     one convolution, `split` keeps them apart, `cheaper` decides by `merge_costs` at this firing `rate` and `mac_cost`.
-    Raises ValueError, naming the layer, for a norm without running statistics or one that no rule folds, and for a
-    dtype that is not floating-point.
+    Hooks stay where they are, and go from a unit to what stands for it. Raises ValueError, naming the layer, for a norm
+    without running statistics or one that no rule folds, for a layer that would be folded away although it has hooks or
+    a forward that no rule knows, and for a dtype that is not floating-point.
     """
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype is {dtype}; wanted a floating-point one")
     for name, module in model.named_modules():
         if isinstance(module, NORMS) and module.running_mean is None:
             raise ValueError(f"batch norm {name!r} has no running statistics; it depends on the batch and cannot fold")
-    copied = copy.deepcopy(model)
+    copied = _without_parametrizations(copy.deepcopy(model))
+    parts = dict(copied.named_modules())
     choose_forms(copied, merge, rate=rate, mac_cost=mac_cost)
     folded = _replace(copied, {}).eval().requires_grad_(False)
+    check_gone(parts, folded, fold_module, linear_steps, chain_of, split_convs)
     for name, module in folded.named_modules():
         if isinstance(module, NORMS):
             raise ValueError(f"batch norm {name!r} is left over; its layer needs a rule: spimm.deploy.fold_module")
@@ -59,11 +64,22 @@ def _replace(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
     """What stands for `module`; one that is used in several places stays one."""
     if module not in done:
         done[module] = fold_module(module)
-        if done[module] is module:
+        if done[module] is not module:
+            move_hooks(module, done[module])
+        else:
             for name, child in list(module._modules.items()):
                 if child is not None:
                     module.add_module(name, _replace(child, done))
     return done[module]
+
+
+def _without_parametrizations(model: nn.Module) -> nn.Module:
+    """The model, whose parametrised weights are now what the parametrisations made of them."""
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name)
+    return model
 
 
 def _store_in(folded: nn.Module, dtype: torch.dtype) -> None:
@@ -120,6 +136,9 @@ def _(module: DCL) -> nn.Module:
 
 @fold_module.register
 def _(module: SpikeProduct) -> nn.Module:
+    """A neuron with hooks, or a forward of its own, takes what it took before."""
+    if runs_by_itself(module.neuron):
+        return module
     module.neuron, module.scale = scale_threshold(module.neuron, module.scale), 1.0
     return module
 
@@ -134,7 +153,7 @@ def _(module: nn.Sequential) -> nn.Module:
         return rows[0].conv
     index = 0
     for row, conv in rows:
-        if conv is not None:
+        if conv is not None and not (len(row) == 1 and runs_by_itself(row[0])):
             module[index] = conv
             for gone in range(index + 1, index + len(row)):
                 module[gone] = nn.Identity()

@@ -7,11 +7,13 @@ import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spimm.layers import BranchConv2d
+from spimm.layers.norm import is_frozen
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 Pair = tuple[int, int]
@@ -47,7 +49,7 @@ class Scale:
 Step = Pad | Convolve | Scale
 
 
-def norm_scale(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> Scale:
+def norm_scale(norm: Any) -> Scale:
     """What a batch norm does in eval mode; its shift is also what it gives for zero input."""
     assert norm.running_mean is not None and norm.running_var is not None
     gain, shift = torch.rsqrt(norm.running_var.double() + norm.eps), torch.zeros_like(norm.running_var).double()
@@ -67,7 +69,7 @@ def linear_steps(module: nn.Module) -> tuple[Step, ...] | None:
         @linear_steps.register
         def _(module: MyPaddedNorm) -> tuple[Step, ...]: ...
     """
-    return None
+    return (norm_scale(module),) if is_frozen(module) else None
 
 
 @linear_steps.register

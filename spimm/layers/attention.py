@@ -7,18 +7,20 @@ memory is token-major (T, B, H, W, C): no tensor is copied to split channels or 
 import difflib
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from spimm.kernels import channel_mask, spike_attention, token_mask
 from spimm.layers.conv import ConvNormNeuron, ConvUnit
 from spimm.layers.shortcut import Ending
-from spimm.neurons import Neuron
+from spimm.neurons import Neuron, runs_by_itself
 
 
 class TokenMask(nn.Module):
     """QKTA's core: k where the token's query fires, A_t = SN(sum over d of q), one bit a token and head.
 
-    qk: [T, B, 2C, H, W], q's channels and then k's -> [T, B, C, H, W]. Linear in N and C; no scale is needed.
+    qk: [T, B, 2C, H, W], q's channels and then k's -> [T, B, C, H, W]. Linear in N and C; no scale is needed. A neuron
+    that runs by itself is called with the sums, [T, B, h, H, W].
     """
 
     num_inputs = 2
@@ -29,17 +31,26 @@ class TokenMask(nn.Module):
         self.neuron = neuron
 
     def forward(self, qk: Tensor) -> Tensor:
-        return token_mask(qk, self.neuron.dynamics(), self.num_heads)[0]
+        return self._masked(qk)[0]
 
     def mask(self, qk: Tensor) -> Tensor:
         """The spikes A_t alone, [T, B, H, W, h]."""
-        return token_mask(qk, self.neuron.dynamics(), self.num_heads)[1]
+        return self._masked(qk)[1]
+
+    def _masked(self, qk: Tensor) -> tuple[Tensor, Tensor]:
+        if not runs_by_itself(self.neuron):
+            return token_mask(qk, self.neuron.dynamics(), self.num_heads)
+        q, k = (x.movedim(2, -1).unflatten(-1, (self.num_heads, -1)) for x in qk.chunk(2, dim=2))  # [T, B, H, W, h, d]
+        drive = q.sum(-1, dtype=torch.promote_types(q.dtype, torch.float32))
+        mask = self.neuron(drive.movedim(-1, 2)).movedim(2, -1).to(k.dtype)
+        return (mask.unsqueeze(-1) * k).flatten(-2).movedim(-1, 2), mask.detach()
 
 
 class ChannelMask(nn.Module):
     """QKCA's core: k where the channel's query fires, A_c = SN(sum over N of q), one bit a channel.
 
-    qk: [T, B, 2C, H, W], q's channels and then k's -> [T, B, C, H, W].
+    qk: [T, B, 2C, H, W], q's channels and then k's -> [T, B, C, H, W]. A neuron that runs by itself is called with the
+    sums, [T, B, C, 1, 1].
     """
 
     num_inputs = 2
@@ -49,11 +60,19 @@ class ChannelMask(nn.Module):
         self.neuron = neuron
 
     def forward(self, qk: Tensor) -> Tensor:
-        return channel_mask(qk, self.neuron.dynamics())[0]
+        return self._masked(qk)[0]
 
     def mask(self, qk: Tensor) -> Tensor:
         """The spikes A_c alone, [T, B, C]."""
-        return channel_mask(qk, self.neuron.dynamics())[1]
+        return self._masked(qk)[1]
+
+    def _masked(self, qk: Tensor) -> tuple[Tensor, Tensor]:
+        if not runs_by_itself(self.neuron):
+            return channel_mask(qk, self.neuron.dynamics())
+        q, k = qk.chunk(2, dim=2)
+        drive = q.sum((-2, -1), keepdim=True, dtype=torch.promote_types(q.dtype, torch.float32))
+        mask = self.neuron(drive).to(k.dtype)
+        return mask * k, mask[..., 0, 0].detach()
 
 
 class SpikeProduct(nn.Module):

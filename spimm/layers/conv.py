@@ -5,11 +5,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from spimm.kernels import Memory, spike_conv2d
-from spimm.layers.norm import batch_norm, frozen_statistics, fuses, max_pool, norm_neuron, norm_pool_neuron
+from spimm.layers.norm import batch_norm, fire, frozen_statistics, fuses, max_pool, norm_neuron, norm_pool_neuron
 from spimm.layers.time import over_time
-from spimm.neurons import MultiLIF, Neuron
+from spimm.neurons import MultiLIF, Neuron, fusible, hooks_unseen
 
 
+@fusible
 class SpikeConv2d(nn.Conv2d):
     """nn.Conv2d for spikes: work and memory in proportion to what is not 0. [N, C, H, W] -> [N, C', H', W'].
 
@@ -81,21 +82,11 @@ class ConvUnit(nn.Module):
         assert isinstance(self.neuron, MultiLIF)
         neuron, settings = self.neuron.neuron, {"adds_first": self.adds_first}
         x, added = over_time(self.conv.forward, x), added if self.adds_first else None
-        with frozen_statistics():
+        with frozen_statistics(), hooks_unseen():
             return tuple(
                 norm_neuron(x, self.norm, MultiLIF(neuron, (threshold,)), num_steps, added, **settings)
                 for threshold in self.neuron.thresholds
             )
-
-
-def fire(
-    x: Tensor, neuron: nn.Module | None, num_steps: int | None, added: Tensor | None, *, adds_first: bool
-) -> Tensor:
-    """neuron(x) + added, or with `adds_first` neuron(x + added); without a neuron x + added."""
-    if adds_first and added is not None:
-        x, added = x + added, None
-    x = x if neuron is None else neuron(x, num_steps)
-    return x if added is None else x + added
 
 
 class ConvNormNeuron(ConvUnit):

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from spimm.kernels import norm_pool_lif, spike_conv2d_lif
-from spimm.layers.conv import SpikeConv2d, fire
-from spimm.layers.norm import max_pool, norm_lif_with
+from spimm.layers.conv import SpikeConv2d
+from spimm.layers.norm import fire, max_pool, norm_lif_with
 from spimm.layers.time import over_time
-from spimm.neurons import Neuron
+from spimm.neurons import Neuron, runs_by_itself
 
 
 class ConvNeuron(nn.Module):
@@ -47,7 +47,8 @@ class ConvNeuron(nn.Module):
 
     def forward(self, x: Tensor, num_steps: int | None = None, *, added: Tensor | None = None) -> Tensor:
         x = x if self.storage is None else x.to(self.storage)
-        if self._in_one_op() and (added is None or not self.adds_first):
+        fused = isinstance(self.neuron, Neuron) and not runs_by_itself(self.neuron)
+        if fused and self._in_one_op() and (added is None or not self.adds_first):
             assert isinstance(self.neuron, Neuron) and isinstance(self.conv, SpikeConv2d)
             settings: dict[str, Any] = {
                 "num_steps": num_steps,
@@ -56,19 +57,20 @@ class ConvNeuron(nn.Module):
             }
             return spike_conv2d_lif(x, self.conv.weight, self.conv.bias, self.neuron.dynamics(), **settings)
         x = over_time(self.conv, x)
-        if isinstance(self.neuron, Neuron) and not self.pool:
+        if fused and not self.pool:
+            assert isinstance(self.neuron, Neuron)
             return self._fire(norm_lif_with(added, adds_first=self.adds_first), x, self.neuron, num_steps)
-        if isinstance(self.neuron, Neuron):
+        if fused:
+            assert isinstance(self.neuron, Neuron)
             x = self._fire(norm_pool_lif, x, self.neuron, num_steps)
             return x if added is None else x + added
         x = over_time(max_pool, x) if self.pool else x
         return fire(x, self.neuron, num_steps, added, adds_first=self.adds_first)
 
     def _in_one_op(self) -> bool:
-        """Whether one op serves the unit; a convolution that somebody watches is called instead."""
+        """Whether one op serves convolution and neuron."""
         plain = isinstance(self.conv, SpikeConv2d) and self.conv.is_plain and self.conv.stride == (1, 1)
-        watched = self.conv._forward_hooks or torch.is_grad_enabled()
-        return plain and isinstance(self.neuron, Neuron) and not self.pool and not watched
+        return plain and not self.pool and not torch.is_grad_enabled() and not runs_by_itself(self.conv)
 
     def _fire(self, op: Callable[..., tuple[Tensor, ...]], x: Tensor, neuron: Neuron, num_steps: int | None) -> Tensor:
         """The ops that pool, fire and add in one pass, with a norm that changes nothing."""

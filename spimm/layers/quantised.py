@@ -122,9 +122,15 @@ def quantised(model: nn.Module, bits: int | None, per: Per = "layer") -> Iterato
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
-    """By key of the weight."""
+    """By key of the weight. ValueError for a weight that is computed from other parameters."""
     modules = model.named_modules(remove_duplicate=False)
     found = {name: module for name, module in modules if isinstance(module, nn.Conv2d | nn.Linear)}
+    for name, module in found.items():
+        if "weight" not in module._parameters:
+            raise ValueError(
+                f"the weight of {name!r} is computed (pruned or parametrised) and cannot be quantised;\nmake it "
+                "permanent: torch.nn.utils.prune.remove, or torch.nn.utils.parametrize.remove_parametrizations"
+            )
     return {f"{name}.weight" if name else "weight": module for name, module in found.items()}
 
 

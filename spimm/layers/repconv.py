@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from spimm.kernels import depthwise_conv2d
 from spimm.layers.conv import ConvNormNeuron, ConvUnit, SpikeConv2d
-from spimm.layers.norm import batch_norm
+from spimm.layers.norm import FUSED_NORMS, batch_norm, is_frozen
 from spimm.layers.shortcut import Ending
-from spimm.neurons import Neuron
+from spimm.neurons import Neuron, fusible, has_own_forward
 
 
+@fusible
 class DepthwiseConv2d(nn.Conv2d):
     """Each channel by its own kernel, zeros around. [N, C, H, W] -> same."""
 
@@ -23,6 +24,7 @@ class DepthwiseConv2d(nn.Conv2d):
         return depthwise_conv2d(x, self.weight, self.bias)
 
 
+@fusible
 class BranchConv2d(nn.Conv2d):
     """Depth-wise convolution of concatenated branches, summed over them. [N, n C, H, W] -> [N, C', H / s, W / s].
 
@@ -39,6 +41,7 @@ class BranchConv2d(nn.Conv2d):
         return depthwise_conv2d(x, self.weight, self.bias, stride=self.stride[0], branches=self.branches)
 
 
+@fusible
 class BorderConv2d(nn.Conv2d):
     """Depth-wise 3x3 convolution whose input is surrounded by `border`, a number for each channel.
 
@@ -54,6 +57,7 @@ class BorderConv2d(nn.Conv2d):
         return depthwise_conv2d(inner, self.weight, border * self.weight.sum((1, 2, 3)))
 
 
+@fusible
 class RepConv(nn.Module):
     """BN(PW(DW3x3(pad(BN(PW(x)))))): a 3x3 convolution with 2 C^2 + 9 C weights. x: [N, C, H, W] -> [N, C', H, W].
 
@@ -75,11 +79,21 @@ class RepConv(nn.Module):
         return _norm(self.project(self.depthwise(x, self.border())), self.project_norm)
 
     def border(self) -> Tensor:
-        """What the first norm makes of zero input, by its running statistics, [C']."""
+        """What the first norm makes of zero input, by its running statistics, [C'].
+
+        Raises ValueError for a norm of which that is not known: of another kind, or without running statistics.
+        """
         norm = self.expand_norm
-        assert norm.running_mean is not None and norm.running_var is not None
-        gain = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
-        return norm.bias.detach() - norm.running_mean * gain
+        known = is_frozen(norm) or (isinstance(norm, FUSED_NORMS) and not has_own_forward(norm))
+        if not known or norm.running_mean is None or norm.running_var is None:
+            raise ValueError(
+                f"expand_norm is {norm}; RepConv pads with what its norm makes of 0, which is known of BatchNorm2d, "
+                "SyncBatchNorm and FrozenBatchNorm2d with running statistics"
+            )
+        gain = (norm.running_var + norm.eps).rsqrt()
+        gain = gain if norm.weight is None else norm.weight.detach() * gain
+        shift = norm.running_mean * gain
+        return -shift if norm.bias is None else norm.bias.detach() - shift
 
 
 def _norm(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:

@@ -12,10 +12,12 @@ from torch.nn import functional as F
 
 from spimm.kernels import psp_conv2d, psp_linear
 from spimm.neurons import RelPSP, ReLU1
+from spimm.neurons.by_itself import fusible, has_hooks, has_own_forward, say_once
 
 ReadOut = Literal["start", "end", "time"]
 
 
+@fusible
 class PSPConv2d(nn.Conv2d):
     """Both planes by the same weights, no bias. [P, N, C, H, W] -> [P, N, C', H', W']; `padding` on each side."""
 
@@ -26,6 +28,7 @@ class PSPConv2d(nn.Conv2d):
         return psp_conv2d(x, self.weight, padding=self.padding[0])  # type: ignore[arg-type]
 
 
+@fusible
 class PSPLinear(nn.Linear):
     """Both planes by the same weights, no bias. [P, N, F] -> [P, N, F']; [N, F] -> [N, F']."""
 
@@ -36,6 +39,7 @@ class PSPLinear(nn.Linear):
         return super().forward(x) if x.dim() == 2 else psp_linear(x, self.weight)
 
 
+@fusible
 class TTFSUnit(nn.Module):
     """A product, its neurons, and with `pool` 2 the earliest spike of each 2x2 square. [P, N, ...] -> [P, N, ...]."""
 
@@ -47,6 +51,7 @@ class TTFSUnit(nn.Module):
         return self.neuron(self.product(x), self.pool)
 
 
+@fusible
 class DirectCode(nn.Module):
     """Direct coding: neurons fire at 1 - a, a = max(0, min(1, conv(x))), in units of the window; a = 0 is silent.
 
@@ -63,6 +68,7 @@ class DirectCode(nn.Module):
         return as_spikes(activation, self.planes, self.window)
 
 
+@fusible
 class PixelCode(nn.Module):
     """Eq. 1: a pixel of value a in [0, 1] fires at 1 - a, in units of the window; a black one stays silent.
 
@@ -87,6 +93,7 @@ def as_spikes(activation: Tensor, planes: int, window: float = 1.0) -> Tensor:
     return torch.stack([activation * window, (activation.detach() > 0).to(activation.dtype)])
 
 
+@fusible
 class Readout(nn.Module):
     """Logits from the drive of the output neurons. [P, N, K] -> [N, K].
 
@@ -103,6 +110,8 @@ class Readout(nn.Module):
         self.kind, self.neuron = kind, neuron
 
     def forward(self, drive: Tensor) -> Tensor:
+        if self.kind != "time" and (has_hooks(self.neuron) or has_own_forward(self.neuron)):
+            say_once(self.neuron, f"of a read-out by potential, {self.kind!r}, does not fire and is not called")
         if self.kind == "start":
             return drive[0]
         assert isinstance(self.neuron, RelPSP)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spimm.kernels import Dynamics, lif
+from spimm.neurons.by_itself import fusible, has_hooks, has_own_forward, say_once
 from spimm.surrogate import Sigmoid, Surrogate
 
 
@@ -24,6 +25,7 @@ class SpikeOutput(NamedTuple):
 BINARY = SpikeOutput("binary")
 
 
+@fusible
 class Neuron(nn.Module, abc.ABC):
     """Charge, fire, reset. Subclasses say only how the potential is charged (`charge`).
 
@@ -69,7 +71,18 @@ class Neuron(nn.Module, abc.ABC):
         return torch.full_like(x, self.dynamics().rest)
 
     def step(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Spikes and new potential of one step. x, state: [...] -> [...], [...]; None starts from rest."""
+        """Spikes and new potential of one step. x, state: [...] -> [...], [...]; None starts from rest.
+
+        It is no call of the module, so that hooks do not run. Raises NotImplementedError for a subclass that has a
+        forward of its own and no step.
+        """
+        if has_own_forward(self) and type(self).step is Neuron.step:
+            name = type(self).__name__
+            raise NotImplementedError(
+                f"{name} has a forward of its own and Neuron's step, which would differ; define {name}.step as well"
+            )
+        if has_hooks(self):
+            say_once(self, "has hooks: step does not run them, only calls of the module do")
         spikes, state = lif(x.unsqueeze(0), self.dynamics(), state)
         return spikes[0], state
 

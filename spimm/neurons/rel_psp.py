@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from spimm.kernels import rel_psp
 from spimm.kernels.rel_psp import reference
 from spimm.neurons.base import SpikeOutput
+from spimm.neurons.by_itself import fusible
 
 
+@fusible
 class RelPSP(nn.Module):
     """Rectified linear potentials and a threshold that falls to 0 (Wei et al. 2023, Eqs. 2-7), in closed form.
 
@@ -38,6 +40,7 @@ class RelPSP(nn.Module):
         return f"window={self.window}, closed={self.closed}, clip={self.clip}"
 
 
+@fusible
 class ReLU1(nn.Module):
     """max(0, min(1, z)), then with `pool` the largest of squares. z: [1, ...] -> [1, ...]."""
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spimm.analyze import Probe, probe
+from spimm.analyze import Probe, probes_of
+from spimm.neurons import hooks_unseen
 from spimm.train.distributed import Ranks
 
 
@@ -38,12 +39,11 @@ class RatePenalty:
         self._rates.clear()
         with ExitStack() as hooks:
             watched = 0
-            for module in model.modules():
-                for found in probe(module):
-                    if found.kind == "neuron" and not found.timed and found.leading == 2:
-                        note = partial(self._note, found)
-                        hooks.callback(module.register_forward_hook(note, with_kwargs=True).remove)
-                        watched += 1
+            for _, module, found in probes_of(model):
+                if found.kind == "neuron" and not found.timed and found.leading == 2:
+                    note = partial(self._note, found)
+                    hooks.callback(module.register_forward_hook(note, with_kwargs=True).remove)
+                    watched += 1
             if not watched:
                 raise ValueError(f"rate_weight is for neurons that fire at steps, {type(model).__name__} has none")
             yield
@@ -65,6 +65,7 @@ class RatePenalty:
         self, found: Probe, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
     ) -> None:
         if torch.is_grad_enabled():
-            spikes = found.result(args, kwargs, output)
+            with hooks_unseen():
+                spikes = found.result(args, kwargs, output)
             others = [axis for axis in range(spikes.dim()) if axis != found.channel_axis % spikes.dim()]
             self._rates.append(spikes.mean(others, dtype=torch.float32))
