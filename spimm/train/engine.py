@@ -26,10 +26,12 @@ from spimm.train.guard import PATIENCE, SpikeGuard, copy_buffers, put_back_buffe
 from spimm.train.health import HealthWatch
 from spimm.train.interrupt import StopRequest
 from spimm.train.log import RunLog, environment
+from spimm.train.moments import group_steps, laid_out, moments, set_moments
 from spimm.train.optim import build_optimizer, learning_rate, set_learning_rate
 from spimm.train.rates import RatePenalty
 from spimm.train.seeding import deterministic, rng_state, seed_step, set_rng_state
 from spimm.train.shards import read_shards, write_shards
+from spimm.train.state import RunState, figures, read_state, storable
 from spimm.weights import load_state
 
 # settings that change where and how a run is carried out, not what it computes
@@ -113,6 +115,7 @@ class Trainer:
         self._loss_sum = 0.0  # over the batches of this epoch
         self._metrics: dict[str, float] = {}
         self._best: dict[str, float] = {}
+        self._environment_before: dict[str, Any] = {}
 
     def _spread(self) -> nn.Module:
         """Puts the model on all ranks, whole or in shards; what a training step calls in its place."""
@@ -124,20 +127,24 @@ class Trainer:
     def restore(self, folder: Path) -> None:
         """Takes up the run saved in `folder`. ValueError when its recipe or its data's size is another."""
         checkpoint = read_checkpoint(folder)
-        state = checkpoint.state
+        state = read_state(checkpoint.state, folder)
         self._check_same_run(state, folder)
+        carried: dict[str, Any] = {"kind": self.recipe.optimizer, "steps": state.group_steps}
         if self._sharded:
-            read_shards(folder, **self._parts())
+            read_shards(folder, **self._parts(), **carried)
         else:
             load_state(self.model, checkpoint.model, str(folder))
             if self.ema is not None:
                 load_state(self.ema.module, checkpoint.ema, str(folder))
-            self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self._epoch, self._batch = state["step"], state["epoch"], state["batch"]
-        self._loss_sum, self._metrics, self._best = state["loss_sum"], state["metrics"], state["best"]
-        if self._guard is not None:
-            self._guard.restore(state["guard"])
-        set_rng_state(state["rng"])
+            stored = checkpoint.optimizer
+            carried |= {"stored": stored, "fetch": lambda name, like: laid_out(stored[name], like)}
+            set_moments(self.model, self.optimizer, **carried, source=str(folder))
+        set_rng_state(state.rng)
+        self.step, self._epoch, self._batch = state.step, state.epoch, state.batch
+        self._loss_sum, self._metrics, self._best = state.loss_sum, figures(state.metrics), figures(state.best)
+        if self._guard is not None and state.guard is not None:
+            self._guard.restore(state.guard)
+        self._environment_before = state.environment
 
     def fit(self) -> TrainResult:
         """Trains to the end, or to SIGINT or SIGTERM on any rank: then all finish the step, save and return.
@@ -147,9 +154,9 @@ class Trainer:
         recipe, total_epochs = self.recipe, self.recipe.total_epochs
         with self._log, deterministic(), StopRequest() as stop:
             self._log.open(step=self.step, total_steps=total_epochs * self._steps_per_epoch, total_epochs=total_epochs)
-            about = {"device": str(self.device), "ranks": self.ranks.world_size, **environment()}
-            about |= {"recipe": recipe.to_json()}
+            about = {**self._environment(), "recipe": recipe.to_json()}
             self._log.event("resume" if self.step else "start", step=self.step, **about)
+            self._tell_environment()
             while self._epoch < total_epochs and not self._stops(stop):
                 images_per_second = self._train_epoch(stop)
                 if stop.agreed:
@@ -309,6 +316,14 @@ class Trainer:
             for sentence in seen.news:
                 self._log.message(f"neurons: {sentence}")
 
+    def _tell_environment(self) -> None:
+        """Says so where a run goes on under other conditions than before."""
+        before, now = self._environment_before, self._environment()
+        changed = [name for name in now if before.get(name, now[name]) != now[name]]
+        if changed:
+            changes = "; ".join(f"{name} was {before[name]}, now {now[name]}" for name in changed)
+            self._log.message(f"the run goes on where numbers are rounded otherwise: {changes}")
+
     def _tell_corrupt(self) -> None:
         names = self._corrupt()
         if len(names) > self._corrupt_told:
@@ -329,41 +344,49 @@ class Trainer:
         return False
 
     def _write(self, folder: Path) -> NotWritten | None:
-        state = {
-            "step": self.step,
-            "epoch": self._epoch,
-            "batch": self._batch,
-            "steps_per_epoch": self._steps_per_epoch,
-            "loss_sum": self._loss_sum,
-            "metrics": self._metrics,
-            "best": self._best,
-            "rng": rng_state(),
-            "recipe": self.recipe.to_json(),
-            **({"guard": self._guard.state()} if self._guard is not None else {}),
-        }
+        state = self._state().to_json()
         if self._sharded:
             write_shards(folder, state, **self._parts(), ranks=self.ranks, whole=folder == self.best_folder)
         elif self.ranks.leads:
-            state["optimizer"] = self.optimizer.state_dict()
             averaged = self.ema.module.state_dict() if self.ema is not None else {}
+            carried = moments(self.model, self.optimizer)
             try:
-                write_checkpoint(folder, Checkpoint(model=self.model.state_dict(), ema=averaged, state=state))
+                write_checkpoint(folder, Checkpoint(self.model.state_dict(), state, averaged, carried))
             except NotWritten as refusal:
                 return refusal
         return None
+
+    def _state(self) -> RunState:
+        return RunState(
+            step=self.step,
+            epoch=self._epoch,
+            batch=self._batch,
+            steps_per_epoch=self._steps_per_epoch,
+            loss_sum=self._loss_sum,
+            metrics=storable(self._metrics),
+            best=storable(self._best),
+            rng=rng_state(),
+            recipe=self.recipe.to_json(),
+            environment=self._environment(),
+            group_steps=group_steps(self.optimizer),
+            guard=self._guard.state() if self._guard is not None else None,
+        )
+
+    def _environment(self) -> dict[str, Any]:
+        return {"device": str(self.device), "ranks": self.ranks.world_size, **environment()}
 
     def _parts(self) -> dict[str, Any]:
         """What is split over ranks."""
         averaged = None if self.ema is None else self.ema.module
         return {"model": self.model, "optimizer": self.optimizer, "ema": averaged}
 
-    def _check_same_run(self, state: dict[str, Any], folder: Path) -> None:
-        ours, theirs = (recipe.to_json() for recipe in (self.recipe, Recipe.from_json(state["recipe"])))
+    def _check_same_run(self, state: RunState, folder: Path) -> None:
+        ours, theirs = (recipe.to_json() for recipe in (self.recipe, Recipe.from_json(state.recipe)))
         names = [name for name in ours if name not in FREE_ON_RESUME and ours[name] != theirs[name]]
         if names:
             differences = "; ".join(f"{name} was {theirs[name]!r}, now {ours[name]!r}" for name in names)
             raise ValueError(f"the run in {folder} has another recipe: {differences}; a new run wants another out_dir")
-        before, now = state["steps_per_epoch"], self._steps_per_epoch
+        before, now = state.steps_per_epoch, self._steps_per_epoch
         if before != now:
             raise ValueError(f"the run in {folder} had {before} steps an epoch, this data gives {now}")
 

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from spimm.files import write_text
+from spimm.kernels import cpu_isa
 from spimm.train.progress import ProgressView
 
 
@@ -187,5 +188,6 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def environment() -> dict[str, Any]:
-    """What a number depends on beside the recipe: torch's version and its CPU threads."""
-    return {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    """What a number depends on beside the recipe: torch's version, its CPU threads, instruction sets of both."""
+    sets = {"torch_isa": torch.backends.cpu.get_cpu_capability(), "spimm_isa": cpu_isa()}
+    return {"torch": torch.__version__, "threads": torch.get_num_threads(), **sets}

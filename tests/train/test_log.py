@@ -30,7 +30,7 @@ def test_the_log_has_one_json_object_a_line_for_the_start_each_step_and_each_epo
     assert [record["kind"] for record in records] == ["start", *(["step"] * 5 + ["epoch"]) * 3]
     start, steps, epochs = records[0], records[1:6], records[6::6]
     assert Recipe.from_json(start["recipe"]) == recipe
-    assert start.keys() == {"kind", "step", "time", "device", "ranks", "torch", "threads", "recipe"}
+    assert start.keys() == {"kind", "step", "time", "device", "ranks", "torch", "threads", "torch_isa", "spimm_isa", "recipe"}
     assert [step["step"] for step in steps] == [1, 2, 3, 4, 5]
     assert [step["lr"] for step in steps] == pytest.approx([1e-5 + (1e-2 - 1e-5) * k / 5 for k in range(5)])
     assert steps[0].keys() == {"kind", "step", "time", "epoch", "loss", "lr", "grad_norm", "images_per_second"}
