@@ -9,6 +9,7 @@ import math
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,17 @@ def parse_json(content: bytes, where: str) -> Any:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is cut short or is not JSON: {error}") from error
     return value
+
+
+def open_own(path: str | Path, flags: int) -> int:
+    """A descriptor, as of `os.open`, of a regular file that a run writes to. OSError for a symbolic link, which would
+    lead out of the run's folder, and for anything else that is no file.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return descriptor
 
 
 def sha256(path: Path) -> str:

@@ -90,7 +90,8 @@ def check_fits(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source:
 
 def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
     """ValueError, which names the first, if `tensors` hold NaN or infinity, as a training that failed leaves them."""
-    counts = {key: int(value.numel() - value.isfinite().sum()) for key, value in tensors.items()}
+    held = {key: value for key, value in tensors.items() if not value.is_meta}
+    counts = {key: int(value.numel() - value.isfinite().sum()) for key, value in held.items()}
     bad = [key for key, count in counts.items() if count]
     if bad:
         raise ValueError(

@@ -10,7 +10,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -118,12 +119,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no checkpoint folder at {folder}")
-    try:
+    with _naming_older(folder):
         return _read_folder(read_manifest(folder))
-    except CheckpointError as error:
-        old = beside(folder, "old")
-        advice = f"; the checkpoint before it is {old}" if old.is_dir() else ""
-        raise CheckpointError(f"{error}{advice}") from error
 
 
 def this_or_older(folder: Path, read: Callable[[Path], T], say: Callable[[str], None] = logger.warning) -> T:
@@ -141,8 +138,28 @@ def this_or_older(folder: Path, read: Callable[[Path], T], say: Callable[[str], 
             found = read(old)
         except CheckpointError as other:
             raise CheckpointError(f"{error}, which is damaged too ({other})") from other
-        say(f"{error}, and is taken in its place")
+        say(f"{error}, which is taken in its place")
         return found
+
+
+@contextmanager
+def _naming_older(folder: Path) -> Iterator[None]:
+    """Adds to a CheckpointError where the checkpoint before it is."""
+    try:
+        yield
+    except CheckpointError as error:
+        old = beside(folder, "old")
+        advice = f"; the checkpoint before it is {old}" if old.is_dir() else ""
+        raise CheckpointError(f"{error}{advice}") from error
+
+
+def set_aside(folder: Path) -> None:
+    """Renames a damaged checkpoint to `<folder>.damaged`, so that the next one does not take the place of the good one
+    before it.
+    """
+    if folder.is_dir():
+        _remove(beside(folder, "damaged"))
+        os.replace(folder, beside(folder, "damaged"))
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -163,13 +180,16 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 def _load_folder(model: nn.Module, folder: Path) -> None:
     if not any(folder.iterdir()):
         raise FileNotFoundError(f"there is no checkpoint in the folder {folder}: it is empty")
-    manifest = read_manifest(folder)
-    whole = next((name for name in (EMA_FILE, MODEL_FILE) if name in manifest.files), None)
-    if whole is not None:
-        return models.load_weights(model, folder / whole)
-    pieces = Pieces(manifest)
-    kind = "ema" if any(name.startswith("ema/") for name in pieces.outline) else "model"
-    load_state(model, pieces.whole(kind), str(folder))
+    with _naming_older(folder):
+        manifest = read_manifest(folder)
+        whole = next((name for name in (EMA_FILE, MODEL_FILE) if name in manifest.files), None)
+        if whole is not None:
+            if not (folder / whole).is_file():
+                raise CheckpointError(f"{folder / whole} is missing from its checkpoint")
+            return models.load_weights(model, folder / whole)  # which compares its checksum
+        pieces = Pieces(manifest)
+        kind = "ema" if any(name.startswith("ema/") for name in pieces.outline) else "model"
+        load_state(model, pieces.whole(kind), str(folder))
 
 
 def beside(folder: Path, suffix: str) -> Path:

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from spimm.layers import quantised, sync_norms
 from spimm.tasks import Classify
-from spimm.train.checkpoint import Checkpoint, NotWritten, last_kept, read_checkpoint, write_checkpoint
+from spimm.train.checkpoint import Checkpoint, FolderGone, NotWritten, last_kept, read_checkpoint, write_checkpoint
 from spimm.train.config import Recipe
 from spimm.train.distributed import Ranks, average_statistics, gradients_stay, replicated, shard
 from spimm.train.evaluation import Batches, compute_in, evaluate, pick_device
@@ -124,8 +124,10 @@ class Trainer:
                 shard(part)
         return replicated(self.model) if self.ranks.many and not self._sharded else self.model
 
-    def restore(self, folder: Path) -> None:
-        """Takes up the run saved in `folder`. ValueError when its recipe or its data's size is another."""
+    def restore(self, folder: Path) -> Path:
+        """Takes up the run saved in `folder`, which is returned. ValueError when its recipe or its data's size is
+        another, CheckpointError when it is damaged.
+        """
         checkpoint = read_checkpoint(folder)
         state = read_state(checkpoint.state, folder)
         self._check_same_run(state, folder)
@@ -145,6 +147,7 @@ class Trainer:
         if self._guard is not None and state.guard is not None:
             self._guard.restore(state.guard)
         self._environment_before = state.environment
+        return folder
 
     def fit(self) -> TrainResult:
         """Trains to the end, or to SIGINT or SIGTERM on any rank: then all finish the step, save and return.
@@ -333,17 +336,25 @@ class Trainer:
 
     def _save(self, folder: Path, *, or_end: bool = False) -> bool:
         """Whether the checkpoint was written. Where the disk did not take it, training goes on with the one before it,
-        and tries again at the next; with `or_end` it ends with NotWritten."""
+        and tries again at the next; with `or_end`, or where the folder is gone, it ends with NotWritten."""
         refusal = self._write(folder)
-        if not self.ranks.total(torch.tensor(float(refusal is not None), device=self.device)):
+        trouble = 2.0 if isinstance(refusal, FolderGone) else float(refusal is not None)
+        shared = self.ranks.total(torch.tensor(trouble, device=self.device)).item()
+        if not shared:
             return True
-        if or_end:
+        if or_end or shared > 1:
             raise refusal or NotWritten(f"rank 0 could not write {folder}")
         self._log.message(f"{refusal}; training goes on, {last_kept(folder)}")
         self._log.event("unsaved", step=self.step, reason=str(refusal))
         return False
 
     def _write(self, folder: Path) -> NotWritten | None:
+        if self._log.gone:
+            run = self.last_folder.parent.parent
+            gone = FolderGone(f"{run} was deleted or moved while the run trained into it, at step {self.step}")
+            if self._sharded:  # the other ranks wait for shards
+                raise gone
+            return gone
         state = self._state().to_json()
         if self._sharded:
             write_shards(folder, state, **self._parts(), ranks=self.ranks, whole=folder == self.best_folder)

@@ -16,7 +16,12 @@ from .conftest import TinyNet
 def saved(step: int, *, ema: bool = False) -> Checkpoint:
     weights = {"weight": torch.full((2, 3), float(step)), "steps": torch.tensor(step)}
     average = {name: tensor / 2 for name, tensor in weights.items()} if ema else {}
-    return Checkpoint(model=weights, ema=average, optimizer={"exp_avg/weight": weights["weight"] / 4}, state={"step": step, "note": [1.5, [2, None]]})
+    return Checkpoint(
+        model=weights,
+        ema=average,
+        optimizer={"exp_avg/weight": weights["weight"] / 4},
+        state={"step": step, "note": [1.5, [2, None]]},
+    )
 
 
 def step_of(folder: Path) -> int:
@@ -90,7 +95,9 @@ def test_there_is_nothing_to_find_in_an_empty_folder(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "last")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
+)
 @pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 0.99])
 def test_a_truncated_file_is_named_together_with_the_checkpoint_before_it(
     name: str, keep: float, tmp_path: Path

@@ -141,7 +141,9 @@ def test_a_teacher_that_is_unknown_or_does_not_fit_the_data_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=r"teacher must be the name of a timm model, got 'caformer_b37'"):
         build_teacher("caformer_b37", None, num_classes=3, in_chans=1)
-    with pytest.raises(ValueError, match=r"t\.safetensors does not fit ResNet; .*fc\.weight \(3, \d+\), wanted \(10, "):
+    with pytest.raises(
+        ValueError, match=r"t\.safetensors does not fit ResNet; .*fc\.weight \(3, \d+\), expected \(10, "
+    ):
         build_teacher(TEACHER, weights, num_classes=10, in_chans=1)
     with pytest.raises(FileNotFoundError, match=r"no weights file at .*absent"):
         build_teacher(TEACHER, str(tmp_path / "absent.safetensors"), num_classes=3, in_chans=1)
