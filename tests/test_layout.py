@@ -19,11 +19,12 @@ PACKAGE = ROOT / "spimm"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 500
 
-LOWER = {"files", "weights", "surrogate", "kernels", "neurons", "layers"}
+LOWER = {"files", "manifest", "weights", "surrogate", "kernels", "neurons", "layers"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"models"},
     "files": set(),
-    "weights": {"files"},
+    "manifest": {"files"},
+    "weights": {"files", "manifest"},
     "surrogate": set(),
     "kernels": {"surrogate"},
     "neurons": {"surrogate", "kernels"},

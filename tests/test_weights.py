@@ -86,7 +86,7 @@ def test_every_disagreement_is_listed_and_the_model_left_alone(saved: Path) -> N
     assert "does not fit QKFormer" in message
     assert "1 missing: head.weight" in message
     assert "1 unexpected: extra" in message
-    assert "1 wrong-shaped: head.bias (7,), wanted (10,)" in message
+    assert "1 wrong-shaped: head.bias (7,), expected (10,)" in message
     assert_same(fingerprint(model), before)
 
 

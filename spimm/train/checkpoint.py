@@ -1,48 +1,55 @@
-"""Checkpoints: a folder with `model.safetensors`, `ema.safetensors` (when on), `state.pt` for the rest, and
-`manifest.json` with the SHA-256 of each. A model split over ranks has a folder `shards` besides (train/shards.py).
+"""Checkpoints: a folder with `model.safetensors`, `ema.safetensors` (when on), `optimizer.safetensors`, `state.json`
+for the rest, and `manifest.json` with the SHA-256 of each. A model split over ranks has a folder `shards` in place of
+the optimiser's file (train/shards.py). None of them is a pickle, and none is read before its checksum was compared.
 
 A folder is written under another name, flushed to disk and renamed, so its files always belong together; the folder it
 replaces stays beside it as `<name>.old`. Whatever moment a crash picks, one of the two is whole.
 """
 
-import hashlib
 import json
+import logging
 import os
 import shutil
-import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from spimm import models
-from spimm.weights import load_state
+from spimm.files import flush, read_json
+from spimm.manifest import OLD_VERSION, CheckpointError, Manifest, read_manifest, write_manifest
+from spimm.train.pieces import SHARDS, Pieces
+from spimm.weights import load_state, read_tensors
 
-MODEL_FILE, EMA_FILE, STATE_FILE = "model.safetensors", "ema.safetensors", "state.pt"
-SHARDS = "shards"
-MANIFEST_FILE = "manifest.json"
-FORMAT, VERSION = "spimm-checkpoint", 1
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is damaged, foreign, or made for another model."""
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+MODEL_FILE, EMA_FILE, OPTIMIZER_FILE = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
+STATE_FILE = "state.json"
 
 
 class NotWritten(OSError):
     """A checkpoint that the disk did not take; the one before it is as it was."""
 
 
+class FolderGone(NotWritten):
+    """The folder of the run was deleted or moved while it trained."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """One moment of a run: weights by name, averaged weights (empty when off), everything else as plain values."""
+    """One moment of a run: weights by name, averaged weights (empty when off), what the optimiser carries (empty where
+    ranks hold shards of it), and everything else as values that JSON has."""
 
     model: dict[str, Tensor]
     state: dict[str, Any]
     ema: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -52,42 +59,43 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """
     try:
         publish(begin(folder), folder, checkpoint)
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save's is a RuntimeError
-        shutil.rmtree(_beside(folder, "new"), ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(beside(folder, "new"), ignore_errors=True)
         free = shutil.disk_usage(_existing(folder)).free
         raise NotWritten(f"the checkpoint {folder} could not be written ({error}), {free:,} bytes are free") from error
 
 
 def begin(folder: Path) -> Path:
     """The empty folder in which the next checkpoint of that name is put together."""
-    fresh = _beside(folder, "new")
+    fresh = beside(folder, "new")
     _remove(fresh)
-    fresh.mkdir(parents=True)
+    folder.parent.mkdir(exist_ok=True)  # and not its parents: a run's folder that was deleted does not come back
+    fresh.mkdir()
     return fresh
 
 
 def publish(fresh: Path, folder: Path, checkpoint: Checkpoint) -> None:
     """Adds `checkpoint` to what `fresh` holds already and puts it in the place of `folder`, which becomes `.old`."""
-    for name, tensors in ((MODEL_FILE, checkpoint.model), (EMA_FILE, checkpoint.ema)):
+    parts = (MODEL_FILE, checkpoint.model), (EMA_FILE, checkpoint.ema), (OPTIMIZER_FILE, checkpoint.optimizer)
+    for name, tensors in parts:
         if tensors:
             _save_tensors(fresh / name, tensors)
-    torch.save(checkpoint.state, fresh / STATE_FILE)
-    files = {path.relative_to(fresh).as_posix(): _digest(path) for path in fresh.rglob("*") if path.is_file()}
-    manifest = {"format": FORMAT, "version": VERSION, "files": files}
-    (fresh / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(checkpoint.state, allow_nan=False)
+    (fresh / STATE_FILE).write_text(text + "\n", encoding="utf-8")
+    write_manifest(fresh)
     for path in (*fresh.rglob("*"), fresh):
-        _flush(path)
-    old = _beside(folder, "old")
+        flush(path)
+    old = beside(folder, "old")
     if folder.exists():
         _remove(old)
         os.replace(folder, old)
     os.replace(fresh, folder)
-    _flush(folder.parent)
+    flush(folder.parent)
 
 
 def find_checkpoint(folder: Path) -> Path | None:
     """`folder`, or `<folder>.old` where a crash came between the two renames, or None."""
-    return next((path for path in (folder, _beside(folder, "old")) if path.is_dir()), None)
+    return next((path for path in (folder, beside(folder, "old")) if path.is_dir()), None)
 
 
 def last_kept(folder: Path) -> str:
@@ -111,87 +119,109 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no checkpoint folder at {folder}")
+    with _naming_older(folder):
+        return _read_folder(read_manifest(folder))
+
+
+def this_or_older(folder: Path, read: Callable[[Path], T], say: Callable[[str], None] = logger.warning) -> T:
+    """What `read` makes of `folder`, or, where that is damaged, of the checkpoint before it, which is said.
+
+    CheckpointError, about `folder`, where neither is whole.
+    """
     try:
-        return _read_folder(folder)
+        return read(folder)
     except CheckpointError as error:
-        old = _beside(folder, "old")
+        old = beside(folder, "old")
+        if folder.name.endswith(".old") or not old.is_dir():
+            raise
+        try:
+            found = read(old)
+        except CheckpointError as other:
+            raise CheckpointError(f"{error}, which is damaged too ({other})") from other
+        say(f"{error}, which is taken in its place")
+        return found
+
+
+@contextmanager
+def _naming_older(folder: Path) -> Iterator[None]:
+    """Adds to a CheckpointError where the checkpoint before it is."""
+    try:
+        yield
+    except CheckpointError as error:
+        old = beside(folder, "old")
         advice = f"; the checkpoint before it is {old}" if old.is_dir() else ""
         raise CheckpointError(f"{error}{advice}") from error
 
 
+def set_aside(folder: Path) -> None:
+    """Renames a damaged checkpoint to `<folder>.damaged`, so that the next one does not take the place of the good one
+    before it.
+    """
+    if folder.is_dir():
+        _remove(beside(folder, "damaged"))
+        os.replace(folder, beside(folder, "damaged"))
+
+
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Fills `model` from a .safetensors file, a checkpoint folder (its averaged weights if it has them) or a run folder
-    (its best checkpoint).
+    (its best checkpoint, or the one before it where that is damaged, with a warning).
 
     FileNotFoundError for a missing path; ValueError for a damaged file and for weights that do not fit the model, which
     stays as it was then.
     """
     source = Path(path)
     if (source / "checkpoints").is_dir():
-        source = run_checkpoint(source, "best")
+        return this_or_older(run_checkpoint(source, "best"), lambda folder: _load_folder(model, folder))
     if source.is_dir():
-        whole = next((source / name for name in (EMA_FILE, MODEL_FILE) if (source / name).exists()), None)
-        if whole is None and (source / SHARDS).is_dir():
-            return load_state(model, _joined(source / SHARDS, model.state_dict()), str(source))
-        source = whole or source / MODEL_FILE
+        return _load_folder(model, source)
     models.load_weights(model, source)
 
 
-def _joined(shards: Path, like: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights that are split over ranks, the averaged ones if there are, in tensors as those of `like`."""
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
-    from torch.distributed.checkpoint.state_dict_loader import load
+def _load_folder(model: nn.Module, folder: Path) -> None:
+    if not any(folder.iterdir()):
+        raise FileNotFoundError(f"there is no checkpoint in the folder {folder}: it is empty")
+    with _naming_older(folder):
+        manifest = read_manifest(folder)
+        whole = next((name for name in (EMA_FILE, MODEL_FILE) if name in manifest.files), None)
+        if whole is not None:
+            if not (folder / whole).is_file():
+                raise CheckpointError(f"{folder / whole} is missing from its checkpoint")
+            return models.load_weights(model, folder / whole)  # which compares its checksum
+        pieces = Pieces(manifest)
+        kind = "ema" if any(name.startswith("ema/") for name in pieces.outline) else "model"
+        load_state(model, pieces.whole(kind), str(folder))
 
-    known = FileSystemReader(shards).read_metadata().state_dict_metadata
-    kind = next(name for name in ("ema", "model") if any(key.startswith(f"{name}.") for key in known))
-    weights = {name: torch.empty_like(tensor) for name, tensor in like.items() if f"{kind}.{name}" in known}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # as it should be
-        load({kind: weights}, storage_reader=FileSystemReader(shards), no_dist=True)
-    return weights
+
+def beside(folder: Path, suffix: str) -> Path:
+    """The folder `<folder>.<suffix>`: of the checkpoint before it (old), or the one that is being written (new)."""
+    return folder.with_name(f"{folder.name}.{suffix}")
 
 
 def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
 
 
-def _beside(folder: Path, suffix: str) -> Path:
-    return folder.with_name(f"{folder.name}.{suffix}")
+def _read_folder(manifest: Manifest) -> Checkpoint:
+    if manifest.version == OLD_VERSION:
+        raise CheckpointError(
+            f"{manifest.folder} was written by an earlier spimm as a pickle, which may run code and is no longer read: "
+            f"start a new run from its weights, init_from={manifest.folder}"
+        )
+    manifest.check()
+    split = any(name.startswith(f"{SHARDS}/") for name in manifest.files)
+    for name in [STATE_FILE] if split else [STATE_FILE, MODEL_FILE]:
+        if name not in manifest.files:
+            raise CheckpointError(f"{manifest.folder / name} is missing from its checkpoint")
 
+    def tensors(name: str) -> dict[str, Tensor]:
+        return read_tensors(manifest.folder / name) if name in manifest.files else {}
 
-def _read_folder(folder: Path) -> Checkpoint:
-    files = _read_manifest(folder / MANIFEST_FILE)
-    parts = {name.partition("/")[0] for name in files}
-    for name, digest in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing from its checkpoint")
-        if _digest(path) != digest:
-            raise CheckpointError(f"{path} is cut short or was changed after it was written: its SHA-256 is another")
-    return Checkpoint(
-        model=load_file(folder / MODEL_FILE) if MODEL_FILE in files or SHARDS not in parts else {},
-        ema=load_file(folder / EMA_FILE) if EMA_FILE in files else {},
-        state=torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True),
-    )
-
-
-def _read_manifest(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        raise CheckpointError(f"{path.parent} is not a checkpoint of spimm: it has no {path.name}")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        model, ema, optimizer = (tensors(name) for name in (MODEL_FILE, EMA_FILE, OPTIMIZER_FILE))
+        state = read_json(manifest.folder / STATE_FILE)
     except ValueError as error:
-        raise CheckpointError(f"{path} is cut short or is not JSON: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not the manifest of a checkpoint of spimm")
-    if manifest["version"] != VERSION:
-        raise CheckpointError(f"{path} has format version {manifest['version']}, this spimm reads version {VERSION}")
-    return manifest["files"]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        raise CheckpointError(str(error)) from error
+    return Checkpoint(model, state, ema, optimizer)
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -203,11 +233,3 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 def _remove(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from spimm.data import CROP_FRACTION, Augment, Bins, Corrupt, Framing, Interpolation, Representation
 from spimm.layers import BITS, Per
 from spimm.tasks.distill import Target
+from spimm.train.typed import from_json
 
 OptionValue = bool | int | float | str
 
@@ -267,24 +268,19 @@ class Recipe:
         return values
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Recipe":
-        """The recipe that `to_json` wrote. ValueError for a field this version does not know."""
-        _known(values, cls, "recipe")
-        augment = values.get("augment", {})
-        _known(augment, Augment, "augment")
-        settings = {**values, "augment": Augment(**{key: _as_tuple(value) for key, value in augment.items()})}
-        return cls(**settings)
+    def from_json(cls, values: Any) -> "Recipe":
+        """The recipe that `to_json` wrote. ValueError for a field this version does not know, and for a value of
+        another type than its field's.
+        """
+        augment = values.get("augment") if isinstance(values, dict) else None
+        if isinstance(augment, dict) and isinstance(augment.get("auto_augment"), bool):  # from when it was on or off
+            values = {**values, "augment": {**augment, "auto_augment": "imagenet" if augment["auto_augment"] else None}}
+        return from_json(cls, values, "recipe")
 
 
 def _require(condition: bool, name: str, value: object, wanted: str) -> None:
     if not condition:
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
-
-
-def _known(values: dict[str, Any], cls: type, what: str) -> None:
-    unknown = sorted(set(values) - {item.name for item in fields(cls)})
-    if unknown:
-        raise ValueError(f"the {what} has fields this version of spimm does not know: {', '.join(unknown)}")
 
 
 def _as_tuple(value: Any) -> Any:

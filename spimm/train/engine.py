@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from spimm.layers import quantised, sync_norms
 from spimm.tasks import Classify
-from spimm.train.checkpoint import Checkpoint, NotWritten, last_kept, read_checkpoint, write_checkpoint
+from spimm.train.checkpoint import Checkpoint, FolderGone, NotWritten, last_kept, read_checkpoint, write_checkpoint
 from spimm.train.config import Recipe
 from spimm.train.distributed import Ranks, average_statistics, gradients_stay, replicated, shard
 from spimm.train.evaluation import Batches, compute_in, evaluate, pick_device
@@ -26,10 +26,12 @@ from spimm.train.guard import PATIENCE, SpikeGuard, copy_buffers, put_back_buffe
 from spimm.train.health import HealthWatch
 from spimm.train.interrupt import StopRequest
 from spimm.train.log import RunLog, environment
+from spimm.train.moments import group_steps, laid_out, moments, set_moments
 from spimm.train.optim import build_optimizer, learning_rate, set_learning_rate
 from spimm.train.rates import RatePenalty
 from spimm.train.seeding import deterministic, rng_state, seed_step, set_rng_state
 from spimm.train.shards import read_shards, write_shards
+from spimm.train.state import RunState, figures, read_state, storable
 from spimm.weights import load_state
 
 # settings that change where and how a run is carried out, not what it computes
@@ -113,6 +115,7 @@ class Trainer:
         self._loss_sum = 0.0  # over the batches of this epoch
         self._metrics: dict[str, float] = {}
         self._best: dict[str, float] = {}
+        self._environment_before: dict[str, Any] = {}
 
     def _spread(self) -> nn.Module:
         """Puts the model on all ranks, whole or in shards; what a training step calls in its place."""
@@ -121,23 +124,30 @@ class Trainer:
                 shard(part)
         return replicated(self.model) if self.ranks.many and not self._sharded else self.model
 
-    def restore(self, folder: Path) -> None:
-        """Takes up the run saved in `folder`. ValueError when its recipe or its data's size is another."""
+    def restore(self, folder: Path) -> Path:
+        """Takes up the run saved in `folder`, which is returned. ValueError when its recipe or its data's size is
+        another, CheckpointError when it is damaged.
+        """
         checkpoint = read_checkpoint(folder)
-        state = checkpoint.state
+        state = read_state(checkpoint.state, folder)
         self._check_same_run(state, folder)
+        carried: dict[str, Any] = {"kind": self.recipe.optimizer, "steps": state.group_steps}
         if self._sharded:
-            read_shards(folder, **self._parts())
+            read_shards(folder, **self._parts(), **carried)
         else:
             load_state(self.model, checkpoint.model, str(folder))
             if self.ema is not None:
                 load_state(self.ema.module, checkpoint.ema, str(folder))
-            self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self._epoch, self._batch = state["step"], state["epoch"], state["batch"]
-        self._loss_sum, self._metrics, self._best = state["loss_sum"], state["metrics"], state["best"]
-        if self._guard is not None:
-            self._guard.restore(state["guard"])
-        set_rng_state(state["rng"])
+            stored = checkpoint.optimizer
+            carried |= {"stored": stored, "fetch": lambda name, like: laid_out(stored[name], like)}
+            set_moments(self.model, self.optimizer, **carried, source=str(folder))
+        set_rng_state(state.rng)
+        self.step, self._epoch, self._batch = state.step, state.epoch, state.batch
+        self._loss_sum, self._metrics, self._best = state.loss_sum, figures(state.metrics), figures(state.best)
+        if self._guard is not None and state.guard is not None:
+            self._guard.restore(state.guard)
+        self._environment_before = state.environment
+        return folder
 
     def fit(self) -> TrainResult:
         """Trains to the end, or to SIGINT or SIGTERM on any rank: then all finish the step, save and return.
@@ -147,9 +157,9 @@ class Trainer:
         recipe, total_epochs = self.recipe, self.recipe.total_epochs
         with self._log, deterministic(), StopRequest() as stop:
             self._log.open(step=self.step, total_steps=total_epochs * self._steps_per_epoch, total_epochs=total_epochs)
-            about = {"device": str(self.device), "ranks": self.ranks.world_size, **environment()}
-            about |= {"recipe": recipe.to_json()}
+            about = {**self._environment(), "recipe": recipe.to_json()}
             self._log.event("resume" if self.step else "start", step=self.step, **about)
+            self._tell_environment()
             while self._epoch < total_epochs and not self._stops(stop):
                 images_per_second = self._train_epoch(stop)
                 if stop.agreed:
@@ -309,6 +319,14 @@ class Trainer:
             for sentence in seen.news:
                 self._log.message(f"neurons: {sentence}")
 
+    def _tell_environment(self) -> None:
+        """Says so where a run goes on under other conditions than before."""
+        before, now = self._environment_before, self._environment()
+        changed = [name for name in now if before.get(name, now[name]) != now[name]]
+        if changed:
+            changes = "; ".join(f"{name} was {before[name]}, now {now[name]}" for name in changed)
+            self._log.message(f"the run goes on where numbers are rounded otherwise: {changes}")
+
     def _tell_corrupt(self) -> None:
         names = self._corrupt()
         if len(names) > self._corrupt_told:
@@ -318,52 +336,68 @@ class Trainer:
 
     def _save(self, folder: Path, *, or_end: bool = False) -> bool:
         """Whether the checkpoint was written. Where the disk did not take it, training goes on with the one before it,
-        and tries again at the next; with `or_end` it ends with NotWritten."""
+        and tries again at the next; with `or_end`, or where the folder is gone, it ends with NotWritten."""
         refusal = self._write(folder)
-        if not self.ranks.total(torch.tensor(float(refusal is not None), device=self.device)):
+        trouble = 2.0 if isinstance(refusal, FolderGone) else float(refusal is not None)
+        shared = self.ranks.total(torch.tensor(trouble, device=self.device)).item()
+        if not shared:
             return True
-        if or_end:
+        if or_end or shared > 1:
             raise refusal or NotWritten(f"rank 0 could not write {folder}")
         self._log.message(f"{refusal}; training goes on, {last_kept(folder)}")
         self._log.event("unsaved", step=self.step, reason=str(refusal))
         return False
 
     def _write(self, folder: Path) -> NotWritten | None:
-        state = {
-            "step": self.step,
-            "epoch": self._epoch,
-            "batch": self._batch,
-            "steps_per_epoch": self._steps_per_epoch,
-            "loss_sum": self._loss_sum,
-            "metrics": self._metrics,
-            "best": self._best,
-            "rng": rng_state(),
-            "recipe": self.recipe.to_json(),
-            **({"guard": self._guard.state()} if self._guard is not None else {}),
-        }
+        if self._log.gone:
+            run = self.last_folder.parent.parent
+            gone = FolderGone(f"{run} was deleted or moved while the run trained into it, at step {self.step}")
+            if self._sharded:  # the other ranks wait for shards
+                raise gone
+            return gone
+        state = self._state().to_json()
         if self._sharded:
             write_shards(folder, state, **self._parts(), ranks=self.ranks, whole=folder == self.best_folder)
         elif self.ranks.leads:
-            state["optimizer"] = self.optimizer.state_dict()
             averaged = self.ema.module.state_dict() if self.ema is not None else {}
+            carried = moments(self.model, self.optimizer)
             try:
-                write_checkpoint(folder, Checkpoint(model=self.model.state_dict(), ema=averaged, state=state))
+                write_checkpoint(folder, Checkpoint(self.model.state_dict(), state, averaged, carried))
             except NotWritten as refusal:
                 return refusal
         return None
+
+    def _state(self) -> RunState:
+        return RunState(
+            step=self.step,
+            epoch=self._epoch,
+            batch=self._batch,
+            steps_per_epoch=self._steps_per_epoch,
+            loss_sum=self._loss_sum,
+            metrics=storable(self._metrics),
+            best=storable(self._best),
+            rng=rng_state(),
+            recipe=self.recipe.to_json(),
+            environment=self._environment(),
+            group_steps=group_steps(self.optimizer),
+            guard=self._guard.state() if self._guard is not None else None,
+        )
+
+    def _environment(self) -> dict[str, Any]:
+        return {"device": str(self.device), "ranks": self.ranks.world_size, **environment()}
 
     def _parts(self) -> dict[str, Any]:
         """What is split over ranks."""
         averaged = None if self.ema is None else self.ema.module
         return {"model": self.model, "optimizer": self.optimizer, "ema": averaged}
 
-    def _check_same_run(self, state: dict[str, Any], folder: Path) -> None:
-        ours, theirs = (recipe.to_json() for recipe in (self.recipe, Recipe.from_json(state["recipe"])))
+    def _check_same_run(self, state: RunState, folder: Path) -> None:
+        ours, theirs = (recipe.to_json() for recipe in (self.recipe, Recipe.from_json(state.recipe)))
         names = [name for name in ours if name not in FREE_ON_RESUME and ours[name] != theirs[name]]
         if names:
             differences = "; ".join(f"{name} was {theirs[name]!r}, now {ours[name]!r}" for name in names)
             raise ValueError(f"the run in {folder} has another recipe: {differences}; a new run wants another out_dir")
-        before, now = state["steps_per_epoch"], self._steps_per_epoch
+        before, now = state.steps_per_epoch, self._steps_per_epoch
         if before != now:
             raise ValueError(f"the run in {folder} had {before} steps an epoch, this data gives {now}")
 

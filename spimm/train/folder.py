@@ -1,6 +1,8 @@
 """The folder of a run: writable, with room for what training writes, and one training at a time."""
 
+import errno
 import fcntl
+import logging
 import os
 import shutil
 import socket
@@ -10,6 +12,9 @@ from pathlib import Path
 
 from torch import nn
 
+from spimm.files import open_own
+
+logger = logging.getLogger(__name__)
 LOCK_FILE = ".lock"
 COPIES = 5
 """Checkpoints on disk at once: last and best, the one before each, and the one that is being written."""
@@ -17,6 +22,10 @@ STATE_BYTES = 2**16
 """Of a checkpoint beside its tensors: random states, recipe, manifest, names."""
 RECORD_BYTES = 1024
 """Of a record of the log, with its TensorBoard points."""
+
+
+NO_LOCKS = {"ENOLCK", "ENOSYS", "EINVAL", "ENOTSUP", "EOPNOTSUPP"}
+"""How file systems (NFS without its daemon, some of FUSE) say that they have no locks."""
 
 
 class FolderInUse(RuntimeError):
@@ -32,7 +41,7 @@ def claim_folder(out: Path) -> Iterator[None]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = open_own(out / LOCK_FILE, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise type(error)(f"the run's folder {out} must be writable: {error.strerror or error}") from error
     try:
@@ -48,6 +57,10 @@ def _lock(descriptor: int, out: Path) -> None:
     except (BlockingIOError, PermissionError) as error:
         owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
         raise FolderInUse(f"{owner} trains into {out}: wait for it, or give another folder") from error
+    except OSError as error:
+        if errno.errorcode.get(error.errno or 0) not in NO_LOCKS:
+            raise
+        logger.warning("%s has no locks (%s): see to it that one training at a time writes there", out, error.strerror)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
@@ -66,8 +79,8 @@ def check_room(out: Path, *, checkpoint: int, records: int) -> None:
     """
     present = sum(path.stat().st_size for path in (out / "checkpoints").rglob("*") if path.is_file())
     wanted = max(COPIES * checkpoint - present, checkpoint) + records * RECORD_BYTES
-    free = shutil.disk_usage(out).free
-    if free < wanted:
+    total, _, free = shutil.disk_usage(out)
+    if total and free < wanted:  # some file systems of FUSE do not say how large they are
         raise OSError(
             f"the run's folder {out} has {free:,} bytes free, training wants {wanted:,}: "
             f"{COPIES} checkpoints of {checkpoint:,} bytes and a log of {records:,} records"

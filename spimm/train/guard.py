@@ -3,8 +3,8 @@
 import math
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,16 @@ LEAST = 16
 """Steps taken before a finite loss or norm can be too large."""
 PATIENCE = 10
 """Steps left out one after another that end the run."""
+
+
+@dataclass(frozen=True)
+class GuardState:
+    """Losses and norms of the last steps taken, and steps left out in this epoch and in a row."""
+
+    losses: tuple[float, ...]
+    norms: tuple[float, ...]
+    in_epoch: int
+    in_a_row: int
 
 
 class SpikeGuard:
@@ -57,16 +67,16 @@ class SpikeGuard:
         seen = f"medians {median(self._losses):.4g} and {median(self._norms):.4g}" if self._losses else "no medians yet"
         return f"loss {loss:.4g}, gradient norm {norm:.4g} ({seen})"
 
-    def state(self) -> dict[str, Any]:
-        """What a run that goes on needs, as plain values."""
-        counts = {"in_epoch": self.skipped_in_epoch, "in_a_row": self.skipped_in_a_row}
-        return {"losses": list(self._losses), "norms": list(self._norms), **counts}
+    def state(self) -> GuardState:
+        """What a run that goes on needs."""
+        seen = tuple(self._losses), tuple(self._norms)
+        return GuardState(*seen, in_epoch=self.skipped_in_epoch, in_a_row=self.skipped_in_a_row)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Takes up what `state` gave."""
-        self._losses.extend(state["losses"])
-        self._norms.extend(state["norms"])
-        self.skipped_in_epoch, self.skipped_in_a_row = state["in_epoch"], state["in_a_row"]
+    def restore(self, state: GuardState) -> None:
+        """Takes up what `state` returned."""
+        self._losses.extend(state.losses)
+        self._norms.extend(state.norms)
+        self.skipped_in_epoch, self.skipped_in_a_row = state.in_epoch, state.in_a_row
 
     def _usual(self, value: float, seen: Sequence[float]) -> bool:
         return math.isfinite(value) and (len(seen) < LEAST or value <= self.factor * median(seen))

@@ -1,6 +1,8 @@
 """The record of a run: `log.jsonl` (one JSON object a line), TensorBoard, and the terminal."""
 
 import json
+import math
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +11,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from spimm.files import write_text
+from spimm.files import open_own, parse_json, write_whole
+from spimm.kernels import cpu_isa
 from spimm.train.progress import ProgressView
 
 
@@ -17,7 +20,7 @@ class _Lines:
     """A file that grows by lines. What a full disk does not take waits for the next line, or for the end."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("ab", buffering=0)
+        self._file = os.fdopen(open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab", buffering=0)
         self._waiting = b""
 
     def write(self, line: str) -> None:
@@ -45,7 +48,7 @@ class RunLog:
     far) and `time` (seconds since 1970). Of the steps, every `every`-th gets a record.
 
     A disk that is full does not end the run: the terminal says so, records wait, and TensorBoard ends. OSError at the
-    end if records are lost then.
+    end if records are lost then. A figure that is not finite is null.
     """
 
     def __init__(
@@ -117,10 +120,16 @@ class RunLog:
         """Shows `text` on the terminal."""
         self._view.message(text)
 
+    @property
+    def gone(self) -> bool:
+        """Whether the file was deleted or moved since it was opened."""
+        return self._file is not None and not self.path.exists()
+
     def _write(self, record: dict[str, Any]) -> None:
         assert self._file is not None
         try:
-            self._file.write(json.dumps({**record, "time": round(time.time(), 3)}, allow_nan=False) + "\n")
+            stored = {key: None if _is_odd(value) else value for key, value in record.items()}
+            self._file.write(json.dumps({**stored, "time": round(time.time(), 3)}, allow_nan=False) + "\n")
         except OSError as error:
             if not self._waits:
                 self.message(f"{self.path} cannot be written ({error}): its lines wait")
@@ -145,10 +154,21 @@ class RunLog:
                 writer.close()
 
     def _forget_after(self, step: int) -> None:
-        if not self.path.exists():
+        if not self.path.is_file():
             return
-        kept = [json.dumps(record) + "\n" for record in read_log(self.path) if 0 < step >= record["step"]]
-        write_text(self.path, "".join(kept))
+        kept, damaged = [], []
+        for number, line in enumerate(self.path.read_bytes().split(b"\n")[:-1], start=1):
+            try:
+                if 0 < step >= _record(line, f"line {number}")["step"]:
+                    kept.append(line + b"\n")
+            except ValueError:
+                damaged.append(line + b"\n")
+        if damaged and step:
+            aside = self.path.with_name("log.damaged")
+            before = aside.read_bytes() if aside.is_file() else b""
+            write_whole(aside, lambda unfinished: unfinished.write_bytes(before + b"".join(damaged)))
+            self.message(f"{len(damaged)} damaged lines of {self.path} were moved to {aside}")
+        write_whole(self.path, lambda unfinished: unfinished.write_bytes(b"".join(kept)))
 
 
 class SilentLog(RunLog):
@@ -157,6 +177,11 @@ class SilentLog(RunLog):
     def __init__(self) -> None:
         self._view = ProgressView(Console(quiet=True))
         self._file = self._writer = None
+
+    @property
+    def gone(self) -> bool:
+        """Never."""
+        return False
 
     def open(self, *, step: int, total_steps: int, total_epochs: int) -> None:
         """Nothing."""
@@ -176,16 +201,23 @@ class SilentLog(RunLog):
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The records of a `log.jsonl`; a last line that a crash cut short is left out. ValueError for another bad line."""
-    lines = path.read_text(encoding="utf-8").split("\n")
-    records = []
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number} of {path} is not JSON: {error}") from error
-    return records
+    lines = path.read_bytes().split(b"\n")
+    return [_record(line, f"line {number} of {path}") for number, line in enumerate(lines[:-1], start=1)]
+
+
+def _record(line: bytes, where: str) -> dict[str, Any]:
+    record = parse_json(line, where)
+    if not (isinstance(record, dict) and type(record.get("step")) is int and isinstance(record.get("kind"), str)):
+        raise ValueError(f"{where} is no record of a run: it must have a kind and a step")
+    return record
+
+
+def _is_odd(value: object) -> bool:
+    """Whether JSON has no number for it."""
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def environment() -> dict[str, Any]:
-    """What a number depends on beside the recipe: torch's version and its CPU threads."""
-    return {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    """What a number depends on beside the recipe: torch's version, its CPU threads, instruction sets of both."""
+    sets = {"torch_isa": torch.backends.cpu.get_cpu_capability(), "spimm_isa": cpu_isa()}
+    return {"torch": torch.__version__, "threads": torch.get_num_threads(), **sets}

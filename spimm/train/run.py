@@ -1,21 +1,21 @@
 """From a recipe to a trained model: data, model, task and loaders are built and handed to the engine."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from torch import nn
 
 from spimm.data import ImageData, ImageFiles, Loader, Mix, load_data
-from spimm.files import write_text
+from spimm.files import read_json, write_text
 from spimm.layers import set_quantised
 from spimm.models import create_model, list_models, model_card
 from spimm.tasks import Classify, Distill
-from spimm.train.checkpoint import find_checkpoint, load_weights, run_checkpoint
+from spimm.train.checkpoint import find_checkpoint, load_weights, run_checkpoint, set_aside, this_or_older
 from spimm.train.config import OptionValue, Recipe
 from spimm.train.distributed import Ranks, check_share, naming_lost_ranks, process_group
 from spimm.train.engine import Trainer, TrainResult
@@ -24,7 +24,9 @@ from spimm.train.folder import check_room, checkpoint_bytes, claim_folder
 from spimm.train.log import RunLog, SilentLog
 from spimm.train.seeding import seed_everything
 from spimm.train.teacher import build_teacher
+from spimm.train.typed import from_json
 
+T = TypeVar("T")
 RECIPE_FILE, DATA_FILE = "recipe.json", "data.json"
 
 
@@ -98,8 +100,11 @@ def _train(
             corrupt=lambda: [*data.left_out, *data.train.corrupt, *data.test.corrupt],
         )
         if folder is not None:
-            trainer.restore(folder)
+            by_itself = resume == "auto"
+            used = this_or_older(folder, trainer.restore, log.message) if by_itself else trainer.restore(folder)
         ranks.agree("the step to go on from", trainer.step)
+        if folder is not None and ranks.leads and used != folder:
+            set_aside(folder)
         if ranks.leads:
             _mind_parts(recipe, ranks, data, log)
             records = len(batches) * recipe.total_epochs // recipe.log_every + 3 * recipe.total_epochs + 2
@@ -137,15 +142,17 @@ def load_run(
     run = Path(folder)
     for name in (RECIPE_FILE, DATA_FILE):
         if not (run / name).is_file():
-            raise FileNotFoundError(f"{run} holds no training run: it has no {name}")
-    recipe = Recipe.from_json(json.loads((run / RECIPE_FILE).read_text(encoding="utf-8")))
+            raise FileNotFoundError(
+                f"{run} holds no training run: it has no {name}, which the command that trains into it writes"
+            )
+    recipe = _described(run / RECIPE_FILE, Recipe.from_json)
     changes: dict[str, Any] = dict(model_options or {})
     frames = None if recipe.frames is None else changes.get("num_steps", recipe.frames)
     recipe = replace(recipe, frames=frames, model_options={**recipe.model_options, **changes})
     checkpoint = run_checkpoint(run, which)
-    facts = json.loads((run / DATA_FILE).read_text(encoding="utf-8"))
-    model = _create(recipe, num_classes=facts["num_classes"], in_chans=facts["in_chans"])
-    load_weights(model, checkpoint)
+    facts = _described(run / DATA_FILE, lambda values: from_json(DataFacts, values, "data", known_only=False))
+    model = _create(recipe, num_classes=facts.num_classes, in_chans=facts.in_chans)
+    this_or_older(checkpoint, lambda folder: load_weights(model, folder))
     if recipe.weight_bits is not None:
         set_quantised(model, recipe.weight_bits, recipe.weight_bits_per)
     return recipe, model.eval()
@@ -232,6 +239,23 @@ def _create(recipe: Recipe, *, num_classes: int, in_chans: int, pretrained: bool
     steps = {} if recipe.frames is None else {"num_steps": recipe.frames}
     options: dict[str, Any] = {**steps, **recipe.model_options}
     return create_model(recipe.model, num_classes=num_classes, in_chans=in_chans, pretrained=pretrained, **options)
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What `load_run` takes of data.json."""
+
+    num_classes: int
+    in_chans: int
+
+
+def _described(path: Path, read: Callable[[Any], T]) -> T:
+    """What `read` makes of the JSON in `path`. ValueError, which names it, for a damaged or foreign one."""
+    values = read_json(path)
+    try:
+        return read(values)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or foreign: {error}") from error
 
 
 def _data_facts(recipe: Recipe, data: ImageData) -> dict[str, Any]:

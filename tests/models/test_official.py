@@ -176,7 +176,7 @@ def test_missing_unexpected_and_wrong_shaped_keys_are_listed() -> None:
     assert "the checkpoint for qkformer_4_384_cifar does not fit" in message
     assert "missing: stages.0.blocks.0.attention.branch.qkv.conv.weight" in message
     assert "unexpected: stage9.weight" in message
-    assert "wrong-shaped: stages.0.embed.units.0.norm.bias (5,), wanted (2,)" in message
+    assert "wrong-shaped: stages.0.embed.units.0.norm.bias (5,), expected (2,)" in message
 
 
 def test_a_part_of_a_joined_weight_with_the_wrong_shape_is_listed() -> None:

@@ -16,7 +16,12 @@ from .conftest import TinyNet
 def saved(step: int, *, ema: bool = False) -> Checkpoint:
     weights = {"weight": torch.full((2, 3), float(step)), "steps": torch.tensor(step)}
     average = {name: tensor / 2 for name, tensor in weights.items()} if ema else {}
-    return Checkpoint(model=weights, ema=average, state={"step": step, "note": [1.5, (2, None)]})
+    return Checkpoint(
+        model=weights,
+        ema=average,
+        optimizer={"exp_avg/weight": weights["weight"] / 4},
+        state={"step": step, "note": [1.5, [2, None]]},
+    )
 
 
 def step_of(folder: Path) -> int:
@@ -29,7 +34,7 @@ def test_a_checkpoint_reads_back_as_written(ema: bool, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "last", written)
     read = read_checkpoint(tmp_path / "last")
     assert written.state == read.state
-    for one, other in ((written.model, read.model), (written.ema, read.ema)):
+    for one, other in ((written.model, read.model), (written.ema, read.ema), (written.optimizer, read.optimizer)):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -49,7 +54,7 @@ def test_the_checkpoint_before_the_last_is_kept(tmp_path: Path) -> None:
     assert (step_of(tmp_path / "last"), step_of(tmp_path / "last.old")) == (3, 2)
 
 
-@pytest.mark.parametrize("operation", ["save_file", "torch.save", "os.fsync", "os.replace", "shutil.rmtree"])
+@pytest.mark.parametrize("operation", ["save_file", "Path.write_text", "os.fsync", "os.replace", "shutil.rmtree"])
 @pytest.mark.parametrize("call", [0, 1])
 def test_a_crash_at_any_point_of_writing_leaves_a_whole_checkpoint(
     operation: str, call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -59,7 +64,7 @@ def test_a_crash_at_any_point_of_writing_leaves_a_whole_checkpoint(
     calls = []
     original = {
         "save_file": save_file,
-        "torch.save": torch.save,
+        "Path.write_text": Path.write_text,
         "os.fsync": os.fsync,
         "os.replace": os.replace,
         "shutil.rmtree": shutil.rmtree,
@@ -72,7 +77,7 @@ def test_a_crash_at_any_point_of_writing_leaves_a_whole_checkpoint(
         original(*arguments, **options)
 
     owner, _, name = operation.rpartition(".")
-    target = {"": checkpoint, "torch": torch, "os": os, "shutil": shutil}[owner]
+    target = {"": checkpoint, "Path": Path, "os": os, "shutil": shutil}[owner]
     with monkeypatch.context() as patch:
         patch.setattr(target, name, fail)
         with contextlib.suppress(KeyboardInterrupt):
@@ -90,7 +95,9 @@ def test_there_is_nothing_to_find_in_an_empty_folder(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "last")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "ema.safetensors", "state.pt", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
+)
 @pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 0.99])
 def test_a_truncated_file_is_named_together_with_the_checkpoint_before_it(
     name: str, keep: float, tmp_path: Path
@@ -104,7 +111,7 @@ def test_a_truncated_file_is_named_together_with_the_checkpoint_before_it(
         read_checkpoint(tmp_path / "last")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "state.pt"])
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
 def test_a_changed_byte_is_noticed(name: str, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "last", saved(1))
     path = tmp_path / "last" / name
@@ -125,8 +132,8 @@ def test_files_of_different_steps_are_not_read_as_one_checkpoint(tmp_path: Path)
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "last", saved(1))
-    (tmp_path / "last" / "state.pt").unlink()
-    with pytest.raises(CheckpointError, match=r"state\.pt is missing"):
+    (tmp_path / "last" / "state.json").unlink()
+    with pytest.raises(CheckpointError, match=r"state\.json is missing"):
         read_checkpoint(tmp_path / "last")
 
 
@@ -168,9 +175,9 @@ def test_weights_load_from_a_file_and_from_a_checkpoint_folder(tmp_path: Path) -
 
 def test_a_missing_path_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for path in ("nowhere.safetensors", "empty/model.safetensors"):
+    for path in ("nowhere.safetensors", "empty"):
         with pytest.raises(FileNotFoundError, match=path):
-            load_weights(TinyNet(), tmp_path / path.removesuffix("/model.safetensors"))
+            load_weights(TinyNet(), tmp_path / path)
 
 
 def test_weights_of_another_model_are_refused_with_every_difference_and_nothing_loaded(tmp_path: Path) -> None:

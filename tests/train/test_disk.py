@@ -30,12 +30,12 @@ from spimm.train import Checkpoint
 from spimm.train.checkpoint import NotWritten, write_checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 folder = Path(sys.argv[1])
-write_checkpoint(folder, Checkpoint({"a": torch.zeros(10)}, {"step": 1, "moments": torch.zeros(10)}))
+write_checkpoint(folder, Checkpoint({"a": torch.zeros(10)}, {"step": 1}, optimizer={"a": torch.zeros(10)}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
 big = torch.zeros(10_000)
 for weights, moments in ((big, big[:10]), (big[:10], big)):
     try:
-        write_checkpoint(folder, Checkpoint({"a": weights.clone()}, {"step": 2, "moments": moments.clone()}))
+        write_checkpoint(folder, Checkpoint({"a": weights.clone()}, {"step": 2}, optimizer={"a": moments.clone()}))
     except NotWritten as error:
         print(error)
 """

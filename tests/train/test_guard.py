@@ -1,7 +1,7 @@
 import json
 import math
 import signal
-from dataclasses import replace
+from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from spimm.data import ImageData
 from spimm.train import NonFiniteLoss, Recipe, TrainResult, read_checkpoint, read_log, train
-from spimm.train.guard import LEAST, PATIENCE, SpikeGuard
+from spimm.train.guard import LEAST, PATIENCE, GuardState, SpikeGuard
+from spimm.train.typed import from_json
 
 from .conftest import TinyNet, signal_at
 from .test_resume import assert_same, assert_same_run, progress
@@ -72,7 +73,7 @@ def test_a_guard_that_goes_on_from_its_state_tells_as_one_that_did_not_stop() ->
     told = [one.refuses(*step) for step in steps]
     before = [other.refuses(*step) for step in steps[:90]]
     third = SpikeGuard(2.0)
-    third.restore(json.loads(json.dumps(other.state())))
+    third.restore(from_json(GuardState, json.loads(json.dumps(asdict(other.state()))), "state"))
     assert before + [third.refuses(*step) for step in steps[90:]] == told
     assert len(set(told)) == 2
 

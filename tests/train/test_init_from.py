@@ -139,7 +139,7 @@ def test_a_start_that_does_not_fit_is_named_before_anything_is_written(
     path = save_weights(TinyNet(num_classes=4), tmp_path / "four.safetensors")
     model = TinyNet()
     with pytest.raises(
-        ValueError, match=r"four\.safetensors does not fit TinyNet; .*head\.weight \(4, 6\), wanted \(3, 6\)"
+        ValueError, match=r"four\.safetensors does not fit TinyNet; .*head\.weight \(4, 6\), expected \(3, 6\)"
     ):
         run(replace(recipe, init_from=str(path)), tmp_path / "run", data, model)
     assert model.training_steps == 0

@@ -74,7 +74,7 @@ def test_a_command_killed_at_random_moments_loses_one_checkpoint_interval_at_mos
 def train_and_die(recipe: Recipe, out: Path, data: ImageData, operation: str, call: int) -> None:
     """A run whose process gets SIGKILL right before the call of `operation` with that number."""
     owner, _, name = operation.rpartition(".")
-    target: Any = {"checkpoint": checkpoint, "torch": torch, "os": os, "shutil": shutil}[owner]
+    target: Any = {"checkpoint": checkpoint, "Path": Path, "os": os, "shutil": shutil}[owner]
     original, calls = getattr(target, name), []
 
     def die(*arguments: Any, **options: Any) -> Any:
@@ -90,7 +90,7 @@ def train_and_die(recipe: Recipe, out: Path, data: ImageData, operation: str, ca
 
 OPERATIONS = {
     "checkpoint.save_file": (1, 4),
-    "torch.save": (3,),
+    "Path.write_text": (9,),
     "os.fsync": (2, 17),
     "os.replace": (2, 3, 4, 5, 9),
     "shutil.rmtree": (0,),

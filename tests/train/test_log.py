@@ -30,7 +30,18 @@ def test_the_log_has_one_json_object_a_line_for_the_start_each_step_and_each_epo
     assert [record["kind"] for record in records] == ["start", *(["step"] * 5 + ["epoch"]) * 3]
     start, steps, epochs = records[0], records[1:6], records[6::6]
     assert Recipe.from_json(start["recipe"]) == recipe
-    assert start.keys() == {"kind", "step", "time", "device", "ranks", "torch", "threads", "recipe"}
+    assert start.keys() == {
+        "kind",
+        "step",
+        "time",
+        "device",
+        "ranks",
+        "torch",
+        "threads",
+        "torch_isa",
+        "spimm_isa",
+        "recipe",
+    }
     assert [step["step"] for step in steps] == [1, 2, 3, 4, 5]
     assert [step["lr"] for step in steps] == pytest.approx([1e-5 + (1e-2 - 1e-5) * k / 5 for k in range(5)])
     assert steps[0].keys() == {"kind", "step", "time", "epoch", "loss", "lr", "grad_norm", "images_per_second"}
@@ -87,8 +98,8 @@ def test_a_log_goes_on_where_the_checkpoint_stands(tmp_path: Path) -> None:
 
 
 def test_a_broken_line_amid_a_log_is_named(tmp_path: Path) -> None:
-    (tmp_path / "log.jsonl").write_text('{"kind": "step"}\nnonsense\n{"kind": "step"}\n')
-    with pytest.raises(ValueError, match=r"line 2 of .*log\.jsonl is not JSON"):
+    (tmp_path / "log.jsonl").write_text('{"kind": "step", "step": 1}\nnonsense\n{"kind": "step", "step": 2}\n')
+    with pytest.raises(ValueError, match=r"line 2 of .*log\.jsonl is cut short or is not JSON"):
         read_log(tmp_path / "log.jsonl")
 
 

@@ -77,6 +77,7 @@ def assert_same_run(first: Path, second: Path) -> None:
         one, other = (read_checkpoint(out / "checkpoints" / name) for out in (first, second))
         assert_same(one.model, other.model)
         assert_same(one.ema, other.ema)
+        assert_same(one.optimizer, other.optimizer)
         assert_same(one.state, other.state)
     assert progress(first) == progress(second)
 
@@ -255,7 +256,7 @@ def test_a_damaged_last_checkpoint_stops_the_resume_with_an_error(
     damage: Callable[[Path], Any], recipe: Recipe, data: ImageData, tmp_path: Path
 ) -> None:
     run(recipe, tmp_path, data)
-    damage(tmp_path / "checkpoints" / "last" / "state.pt")
-    with pytest.raises(CheckpointError, match=r"state\.pt is (cut short|missing).*before it is .*last\.old"):
+    damage(tmp_path / "checkpoints" / "last" / "state.json")
+    with pytest.raises(CheckpointError, match=r"state\.json is (cut short|missing).*before it is .*last\.old"):
         run(recipe, tmp_path, data)
     assert run(recipe, tmp_path, data, resume=tmp_path / "checkpoints" / "last.old").completed
