@@ -19,11 +19,12 @@ PACKAGE = ROOT / "spimm"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 500
 
-LOWER = {"files", "weights", "surrogate", "kernels", "neurons", "layers"}
+LOWER = {"files", "reading", "weights", "surrogate", "kernels", "neurons", "layers"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"models"},
     "files": set(),
-    "weights": {"files"},
+    "reading": set(),
+    "weights": {"files", "reading"},
     "surrogate": set(),
     "kernels": {"surrogate"},
     "neurons": {"surrogate", "kernels"},
@@ -32,8 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tasks": LOWER,
     "analyze": LOWER,
     "deploy": LOWER,
-    "hardware": {"analyze", "files"},
-    "data": {"files"},
+    "hardware": {"analyze", "files", "reading"},
+    "data": {"files", "reading"},
     "train": LOWER | {"models", "tasks", "data", "analyze"},
     "bench": LOWER | {"models", "deploy", "data"},
     "reproduce": LOWER | {"models", "analyze", "hardware", "train", "bench"},

@@ -14,17 +14,17 @@ OVERFLOW_US = 2**13
 # N-MNIST, then N-Caltech101: files do not say which they are.
 SENSORS = ((34, 34), (180, 240))
 
-_EVENT = np.dtype([("x", "u1"), ("y", "u1"), ("high", ">u2"), ("low", "u1")])
+# y is the top byte of the word that the polarity and the time share.
+_EVENT = np.dtype({"names": ["x", "word"], "formats": ["u1", ">u4"], "offsets": [0, 1], "itemsize": 5})
 
 
 def read_atis(source: Source) -> Decoded:
     """The sensor is that of N-MNIST where all events fit on it, else that of N-Caltech101."""
     events = source.records(0, _EVENT)
-    x, y, high = events["x"], events["y"], events["high"].astype(np.uint16)
-    t = (high & 0x7FFF).astype(np.int64)
-    t <<= 8
-    t |= events["low"]
-    p = (high >> 15).astype(np.uint8)
+    x, word = events["x"], events["word"].astype(np.uint32)
+    t = (word & 0x7FFFFF).astype(np.int64)
+    y = (word >> 24).astype(np.uint8)
+    p = (word >> 23).astype(np.uint8) & 1
     overflow = y == OVERFLOW_ROW
     if overflow.any():
         t += np.cumsum(overflow) * OVERFLOW_US
