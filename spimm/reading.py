@@ -33,32 +33,30 @@ def read_bytes(path: str | Path, *, limit: int) -> bytes:
     Raises FileNotFoundError for no file, UnreadableFile (a ValueError) for a folder, a pipe, a device, a file that is
     larger or that the system refuses.
     """
-    place = Path(path)
     try:
         descriptor = os.open(path, _FLAGS)
         try:
             facts = os.fstat(descriptor)
-            _check(place, facts, limit)
+            _check(path, facts, limit)
             return _whole(descriptor, facts.st_size)
         finally:
             os.close(descriptor)
     except (FileNotFoundError, UnreadableFile):
         raise
     except (OSError, ValueError) as error:  # ValueError for a path with a zero in it
-        raise UnreadableFile(place, f"cannot be read: {error}") from error
+        raise UnreadableFile(Path(path), f"cannot be read: {error}") from error
     except MemoryError as error:
-        raise UnreadableFile(place, "needs more memory than there is") from error
+        raise UnreadableFile(Path(path), "needs more memory than there is") from error
 
 
 def require_regular(path: str | Path, *, limit: int | None = None) -> None:
     """For libraries that open `path` themselves. Errors as in `read_bytes`; limit: bytes, None for any size."""
-    place = Path(path)
     try:
-        _check(place, place.stat(), limit)
+        _check(path, os.stat(path), limit)
     except (FileNotFoundError, UnreadableFile):
         raise
     except (OSError, ValueError) as error:
-        raise UnreadableFile(place, f"cannot be read: {error}") from error
+        raise UnreadableFile(Path(path), f"cannot be read: {error}") from error
 
 
 def read_text(path: str | Path, *, limit: int = TEXT_BYTES, encoding: str = "utf-8") -> str:
@@ -79,12 +77,12 @@ def read_json(path: str | Path, *, limit: int = TEXT_BYTES) -> Any:
         raise UnreadableFile(Path(path), f"expected JSON: {error}") from error
 
 
-def _check(path: Path, facts: os.stat_result, limit: int | None) -> None:
+def _check(path: str | Path, facts: os.stat_result, limit: int | None) -> None:
     if not stat.S_ISREG(facts.st_mode):
         kind = _KINDS.get(stat.S_IFMT(facts.st_mode), "a device")
-        raise UnreadableFile(path, f"expected a regular file, got {kind}")
+        raise UnreadableFile(Path(path), f"expected a regular file, got {kind}")
     if limit is not None and facts.st_size > limit:
-        raise UnreadableFile(path, f"expected a file of at most {limit} bytes, got {facts.st_size}")
+        raise UnreadableFile(Path(path), f"expected a file of at most {limit} bytes, got {facts.st_size}")
 
 
 def _whole(descriptor: int, size: int) -> bytes:

@@ -32,15 +32,15 @@ class Recording:
                 raise ValueError(f"{name} must lie in [1, 65536] pixels, got {size}")
         for name in FIELDS:
             values = getattr(self, name)
-            if values.dtype == np.bool_:  # a byte of a file may be other than 0 and 1
+            if values.dtype.kind == "b":  # a byte of a file may be other than 0 and 1
                 object.__setattr__(self, name, values.view(np.uint8))
-            elif values.ndim != 1 or values.dtype.kind not in "iu":
+            if values.ndim != 1 or values.dtype.kind not in "iub":
                 raise ValueError(f"{name} must be a list of integers, got {values.dtype} {list(values.shape)}")
             if len(values) != len(self.x):
                 raise ValueError(f"x, y, t and p must agree in length, got {len(self.x)} x and {len(values)} {name}")
-        pixel = f"for a sensor of {self.height} x {self.width} (H, W)"
-        self._check_range("x", self.width, f"in [0, {self.width}) {pixel}")
-        self._check_range("y", self.height, f"in [0, {self.height}) {pixel}")
+        pixel = "in [0, {}) for a sensor of " + f"{self.height} x {self.width} (H, W)"
+        self._check_range("x", self.width, pixel)
+        self._check_range("y", self.height, pixel)
         self._check_range("p", 2, "0 or 1")
         if self.t.dtype == np.uint64:
             self._check_range("t", LONGEST, "within 2^53 of 0")
@@ -75,7 +75,7 @@ class Recording:
     def _check_range(self, name: str, limit: int, wanted: str) -> None:
         values = getattr(self, name)
         if len(values) and (values.max() >= limit or (values.dtype.kind == "i" and values.min() < 0)):
-            self._refuse(int(((values < 0) | (values >= limit)).argmax()), name, wanted)
+            self._refuse(int(((values < 0) | (values >= limit)).argmax()), name, wanted.format(limit))
 
     def _refuse(self, event: int, name: str, wanted: str) -> None:
         raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)[event]} in event {event}")

@@ -94,9 +94,10 @@ def read_mended(
     truncated: Truncated = "refuse",
 ) -> tuple[Recording, Mended]:
     """As `read_recording`, with what was mended."""
-    for name, value, kind in (("format", format, Format), ("truncated", truncated, Truncated)):
-        if value is not None and value not in get_args(kind):
-            raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
+    if format is not None and format not in READERS:
+        raise ValueError(f"format must be one of {', '.join(READERS)}, got {format!r}")
+    if truncated != "refuse" and truncated not in get_args(Truncated):
+        raise ValueError(f"truncated must be one of {', '.join(get_args(Truncated))}, got {truncated!r}")
     source = Source.of(path, sensor, keep_whole=truncated == "keep", stream=stream)
     try:
         name = format or find_format(source)
@@ -134,9 +135,8 @@ def read_packed(
 
 def find_format(source: Source) -> Format:
     """The format of a file by its first bytes, else by its name."""
-    for beginning, name in _BEGINNINGS.items():
-        if source.data.startswith(beginning):
-            return name
+    if source.data.startswith(tuple(_BEGINNINGS)):
+        return next(name for beginning, name in _BEGINNINGS.items() if source.data.startswith(beginning))
     if source.data.startswith(b"% "):
         encoding, _, _ = raw_header(source)
         if encoding is None:
@@ -144,7 +144,7 @@ def find_format(source: Source) -> Format:
         if encoding in _ENCODINGS:
             return _ENCODINGS[encoding]
         raise source.error(0, f"expected EVT {' or '.join(_ENCODINGS)}, got EVT {encoding}")
-    if source.path.suffix.lower() == ".bin":
+    if source.path.name.lower().endswith(".bin"):
         return "atis"
     raise source.error(0, f"expected the content of {', '.join(READERS)}, or a name that ends in .bin, got neither")
 

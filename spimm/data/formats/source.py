@@ -65,7 +65,7 @@ class Source:
         cls, path: str | Path, sensor: Size | None = None, *, keep_whole: bool = False, stream: int | None = None
     ) -> "Source":
         """The file at `path`, read whole. FileNotFoundError for none, EventFileError for what is no regular file."""
-        place = Path(path)
+        place = path if isinstance(path, Path) else Path(path)
         try:
             return cls(place, read_bytes(path, limit=LARGEST_FILE), sensor, keep_whole, stream)
         except UnreadableFile as error:
