@@ -4,11 +4,9 @@ A pipe would wait for a writer, a device such as /dev/zero would never end, and 
 can state terabytes.
 """
 
-import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
 
 TEXT_BYTES = 2**26
 """The largest text that `read_text` reads by default."""
@@ -25,6 +23,13 @@ class UnreadableFile(ValueError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+def short(text: str, longest: int = 600) -> str:
+    """`text` on one line, its middle left out where it is long: for messages with something from a file in them."""
+    if len(text) > longest:
+        text = f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
+    return " ".join(text.split())
 
 
 def read_bytes(path: str | Path, *, limit: int) -> bytes:
@@ -65,16 +70,6 @@ def read_text(path: str | Path, *, limit: int = TEXT_BYTES, encoding: str = "utf
         return read_bytes(path, limit=limit).decode(encoding)
     except UnicodeDecodeError as error:
         raise UnreadableFile(Path(path), f"expected {encoding} text, got another byte at {error.start}") from error
-
-
-def read_json(path: str | Path, *, limit: int = TEXT_BYTES) -> Any:
-    """The JSON value in a regular file. UnreadableFile also for other text. Errors as in `read_bytes`."""
-    try:
-        return json.loads(read_text(path, limit=limit))
-    except UnreadableFile:
-        raise
-    except (ValueError, RecursionError) as error:  # also of integers of thousands of digits
-        raise UnreadableFile(Path(path), f"expected JSON: {error}") from error
 
 
 def _check(path: str | Path, facts: os.stat_result, limit: int | None) -> None:

@@ -19,7 +19,7 @@ from spimm.data.corrupt import Corrupt
 from spimm.data.dataset import ImageData, in_memory
 from spimm.data.files import CorruptImage
 from spimm.data.split import ImageSplit
-from spimm.reading import UnreadableFile, require_regular
+from spimm.reading import UnreadableFile, require_regular, short
 
 PLAIN = ("x_train", "y_train", "x_test", "y_test")
 # Of a stream of JPEG files: corrupt images that are left out even if they are most of all; bytes of the images, so many
@@ -134,7 +134,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file:
             return plain.read_arrays(file, limit=plain.largest(path.stat().st_size))[0]
     except (*plain.DAMAGED, MemoryError) as error:
-        raise ValueError(f"{path} is not a readable .npz archive of plain arrays: {error}") from error
+        raise ValueError(f"{path} is not a readable .npz archive of plain arrays: {short(str(error))}") from error
 
 
 def _jpeg_keys(part: str) -> set[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from spimm.data.formats.source import EventFileError
-from spimm.reading import UnreadableFile, read_text
+from spimm.reading import UnreadableFile, read_text, short
 
 COLUMNS = ["class", "startTime_usec", "endTime_usec"]
 NUM_CLASSES = 11
@@ -31,19 +31,14 @@ def read_gesture_labels(path: str | Path) -> list[LabelledWindow]:
         reason = error.reason if isinstance(error, UnreadableFile) else str(error)
         raise EventFileError(path, None, f"expected comma-separated numbers: {reason}") from error
     if [name.strip() for name in header] != COLUMNS:
-        raise EventFileError(path, 0, f"expected the columns {', '.join(COLUMNS)}, got {_short(header)}")
+        raise EventFileError(path, 0, f"expected the columns {', '.join(COLUMNS)}, got {short(str(header), 200)}")
     for number, row in enumerate(rows, start=2):
         if not row:
             continue
         if len(row) != 3 or not all(cell.strip().isdigit() and len(cell) < 20 for cell in row):
-            raise EventFileError(path, None, f"line {number} must hold three numbers, got {_short(row)}")
+            raise EventFileError(path, None, f"line {number} must hold three numbers, got {short(str(row), 200)}")
         label, start, stop = map(int, row)
         if not 1 <= label <= NUM_CLASSES or stop <= start:
             raise EventFileError(path, None, f"line {number} must hold a class of 1 to 11, start < end, got {row}")
         found.append(LabelledWindow(label - 1, start, stop))
     return found
-
-
-def _short(cells: list[str]) -> str:
-    text = str(cells)
-    return text if len(text) <= 200 else f"{text[:200]}..."

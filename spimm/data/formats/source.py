@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spimm.data.arrays import largest
-from spimm.reading import UnreadableFile, read_bytes
+from spimm.reading import UnreadableFile, read_bytes, short
 
 Size = tuple[int, int]
 
@@ -15,8 +15,6 @@ LARGEST_FILE = 2**31
 """Bytes of an event file, at most: it is read whole."""
 LARGEST_HEADER = 2**20
 """Bytes of a header of text, at most."""
-# Letters of an error's message: what a file holds goes into it.
-_LONGEST_MESSAGE = 600
 _TEXT = bytes([*b"\t\r", *range(32, 256)])
 
 
@@ -78,10 +76,7 @@ class Source:
 
     def error(self, offset: int | None, message: str) -> EventFileError:
         """message: shortened where it is long, on one line."""
-        message = " ".join(message[: 2 * _LONGEST_MESSAGE].split())
-        if len(message) > _LONGEST_MESSAGE:
-            message = f"{message[: _LONGEST_MESSAGE // 2]} ... {message[-_LONGEST_MESSAGE // 2 :]}"
-        return EventFileError(self.path, offset, message)
+        return EventFileError(self.path, offset, short(message))
 
     def cut(self, offset: int, message: str, records: int) -> None:
         """Refuses a file that ends too early, if it is to be refused."""
