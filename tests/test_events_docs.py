@@ -6,14 +6,16 @@ import re
 import runpy
 from dataclasses import fields
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from spimm.data import Augment, list_data, simulate_events
+from spimm.data import Augment, list_data, load_data, read_recording, simulate_events
 from spimm.data.digits_dvs import SIDE, digit_recordings
 from spimm.data.formats import READERS
+from spimm.data.formats.read import Truncated
 from spimm.data.frames import Framing
+from spimm.data.mend import Bounds, Order
 from spimm.data.registry import EVENTS
 from spimm.train import apply_overrides, load_recipe
 
@@ -42,6 +44,15 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
 
 def test_every_format_that_can_be_read_is_in_the_table():
     assert first_column("Files") == list(READERS)
+
+
+def test_every_choice_for_wrong_files_is_in_the_table():
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", section("What can be wrong with a file"), flags=re.MULTILINE))
+    assert list(rows) == ["truncated", "out_of_order", "out_of_bounds", "stream"]
+    for name, kind in (("truncated", Truncated), ("out_of_order", Order), ("out_of_bounds", Bounds)):
+        assert re.findall(r"`(\w+)`", rows[name]) == list(get_args(kind))
+    assert rows.keys() - {"truncated"} <= inspect.signature(load_data).parameters.keys()
+    assert rows.keys() <= inspect.signature(read_recording).parameters.keys()
 
 
 def test_every_framing_is_in_the_table():

@@ -19,12 +19,13 @@ PACKAGE = ROOT / "spimm"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 500
 
-LOWER = {"files", "manifest", "weights", "surrogate", "kernels", "neurons", "layers"}
+LOWER = {"files", "manifest", "reading", "weights", "surrogate", "kernels", "neurons", "layers"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"models"},
     "files": set(),
+    "reading": set(),
     "manifest": {"files"},
-    "weights": {"files", "manifest"},
+    "weights": {"files", "manifest", "reading"},
     "surrogate": set(),
     "kernels": {"surrogate"},
     "neurons": {"surrogate", "kernels"},
@@ -33,8 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tasks": LOWER,
     "analyze": LOWER,
     "deploy": LOWER,
-    "hardware": {"analyze", "files"},
-    "data": {"files"},
+    "hardware": {"analyze", "files", "reading"},
+    "data": {"files", "reading"},
     "train": LOWER | {"models", "tasks", "data", "analyze"},
     "bench": LOWER | {"models", "deploy", "data"},
     "reproduce": LOWER | {"models", "analyze", "hardware", "train", "bench"},

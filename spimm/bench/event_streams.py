@@ -36,8 +36,9 @@ def _atis(path: Path, one: Recording) -> None:
 
 
 def _aedat2(path: Path, one: Recording) -> None:
+    """As in CIFAR10-DVS, whose camera stood on its side."""
     x, y, t, p = (getattr(one, name).astype(np.uint32) for name in "xytp")
-    words = np.stack(((127 - y) << 8 | (127 - x) << 1 | 1 - p, t), axis=1).astype(">u4")
+    words = np.stack(((127 - x) << 8 | (127 - y) << 1 | 1 - p, t), axis=1).astype(">u4")
     path.write_bytes(b"#!AER-DAT2.0\r\n# This is a raw AE data file - do not edit\r\n" + words.tobytes())
 
 

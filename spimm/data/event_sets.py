@@ -13,6 +13,7 @@ The archives' own top folders, Caltech101 and DvsGesture, may stand in between.
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,10 @@ import numpy as np
 from spimm.data.event_files import EventFiles, Item
 from spimm.data.folder import held_out_part, same_classes
 from spimm.data.formats import read_gesture_labels
+from spimm.data.framed import below
+from spimm.data.mend import REFUSE, Mending
 from spimm.data.static import stratified_split
+from spimm.reading import read_text
 
 SUFFIXES = (".bin", ".aedat", ".aedat4", ".dat", ".raw", ".es", ".mat", ".npz")
 GESTURES = (
@@ -49,11 +53,22 @@ def list_event_files(
     train_fraction: float | None = None,
     seed: int | None = None,
     sensor: tuple[int, int] | None = None,
+    stream: int | None = None,
+    mending: Mending = REFUSE,
 ) -> EventFiles:
     """The files of one of EVENT_SETS, or of `recordings`, below `root`.
 
-    train_fraction, seed: of SPLIT_SETS. sensor: of `recordings`. FileNotFoundError for what is missing.
+    train_fraction, seed: of SPLIT_SETS. sensor, stream: of `recordings`. mending: what becomes of events that cannot
+    be. FileNotFoundError for what is missing.
     """
+    if stream is not None and name != "recordings":
+        raise ValueError(f"stream is for recordings:PATH, got {stream} for {name}")
+    return replace(_files(name, root, train_fraction, seed, sensor), stream=stream, mending=mending)
+
+
+def _files(
+    name: str, root: Path, train_fraction: float | None, seed: int | None, sensor: tuple[int, int] | None
+) -> EventFiles:
     if name == "n-mnist":
         return n_mnist(root)
     if name == "dvs-gesture":
@@ -84,8 +99,9 @@ def cifar10_dvs(root: Path, train_fraction: float | None = None, seed: int | Non
 
     Without a seed the first recordings of each class train, in the order of file names as texts, in which 10 comes
     before 2: so do torchvision's folders and SpikingJelly's `split_to_train_test_set`, by which QKFormer was trained.
+    Images are upright, as SpikingJelly's loader turns them (see `formats.mounted`).
     """
-    return _split(root, (128, 128), train_fraction, seed)
+    return replace(_split(root, (128, 128), train_fraction, seed), format="cifar10-dvs")
 
 
 def dvs_gesture(root: Path) -> EventFiles:
@@ -95,8 +111,8 @@ def dvs_gesture(root: Path) -> EventFiles:
     for name in ("trials_to_train.txt", "trials_to_test.txt"):
         if not (root / name).is_file():
             raise FileNotFoundError(f"{root} must hold {name}, the .aedat files that it lists and their _labels.csv")
-        listed = [line.strip() for line in (root / name).read_text(encoding="ascii").splitlines()]
-        parts[name] = tuple(item for trial in listed if trial for item in _gestures(root / trial))
+        listed = [line.strip() for line in read_text(root / name, encoding="ascii").splitlines()]
+        parts[name] = tuple(item for trial in listed if trial for item in _gestures(below(root, trial)))
     train, test = parts.values()
     return EventFiles(root, GESTURES, train, test, (128, 128), "official split by subjects")
 

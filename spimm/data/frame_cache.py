@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spimm.data.mend import NOTHING, Mended
 from spimm.files import write_whole
 
 logger = logging.getLogger("spimm.data")
@@ -35,11 +36,16 @@ Shape = tuple[int, int, int, int]
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """Frames uint8 [N, H, W, T, C], mapped from a file and not to be written to; labels int64 [N]; what was skipped."""
+    """Frames uint8 [N, H, W, T, C], mapped from a file and not to be written to; labels int64 [N]; what was skipped.
+
+    mended, mended_files: events that were mended, and in how many files.
+    """
 
     images: Tensor
     labels: Tensor
     skipped: tuple[str, ...]
+    mended: Mended = NOTHING
+    mended_files: int = 0
 
 
 @dataclass(eq=False)
@@ -51,6 +57,8 @@ class FrameWriter:
     labels: list[int] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     blocks: list[tuple[int, int]] = field(default_factory=list)
+    mended: Mended = NOTHING
+    mended_files: int = 0
 
     def add(self, frames: np.ndarray, labels: list[int]) -> None:
         """The next sequences, uint8 [K, H, W, T, C], and their labels."""
@@ -63,6 +71,11 @@ class FrameWriter:
     def skip(self, reason: str) -> None:
         """A sequence that is left out, and why."""
         self.skipped.append(reason)
+
+    def mend(self, mended: Mended) -> None:
+        """Events of a file that were mended."""
+        self.mended = self.mended.plus(mended)
+        self.mended_files += any(mended)
 
 
 Build = Callable[[FrameWriter], None]
@@ -99,7 +112,9 @@ def _write(path: Path, shape: Shape, parts: Mapping[str, Build]) -> None:
         for part, build in parts.items():
             writer = FrameWriter(file, shape)
             build(writer)
-            described[part] = {"labels": writer.labels, "skipped": writer.skipped, "blocks": writer.blocks}
+            described[part] = {
+                name: getattr(writer, name) for name in ("labels", "skipped", "blocks", "mended", "mended_files")
+            }
         description = json.dumps({"shape": shape, "parts": described}).encode()
         file.write(description)
         file.write(_TAIL.pack(len(description), zlib.crc32(description), MAGIC))
@@ -127,7 +142,8 @@ def _read(path: Path) -> dict[str, Frames]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torch's, for memory that it may only read
             images = torch.from_numpy(content[first:last]).view(-1, *shape)
-        frames[part] = Frames(images, torch.tensor(facts["labels"], dtype=torch.int64), tuple(facts["skipped"]))
+        labels, skipped = torch.tensor(facts["labels"], dtype=torch.int64), tuple(facts["skipped"])
+        frames[part] = Frames(images, labels, skipped, Mended(*facts["mended"]), facts["mended_files"])
         first = last
     return frames
 

@@ -17,6 +17,8 @@ from spimm.data.recording import FIELDS, Recording
 Bins = Literal["time", "count", "duration", "events"]
 Representation = Literal["counts", "voxel", "surface"]
 
+LARGEST = 2**30
+"""Bytes of one recording's frames while they are made, at most."""
 VOXEL_LEVELS = 8
 """Levels of uint8 for one event in a voxel grid, which so holds up to 31.9 events."""
 SURFACE_LEVELS = 255
@@ -128,7 +130,12 @@ class Framing:
         """(H, W, T, C) of the frames of a sensor of this size. For T that is given."""
         assert self.frames is not None
         size = (height, width) if self.sensor_size is None else (self.sensor_size, self.sensor_size)
-        return *size, self.frames, 1 if self.merge_polarity else 2
+        shape = (*size, self.frames, 1 if self.merge_polarity else 2)
+        needed = math.prod(shape) * {"counts": 1, "voxel": 4, "surface": 8}[self.representation]
+        if needed > LARGEST:
+            seen = f"{needed} for {self.frames} frames of {size[0]} x {size[1]} (H, W)"
+            raise ValueError(f"frames must take at most {LARGEST} bytes, got {seen}; sensor_size=SIDE shrinks them")
+        return shape
 
     @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -18,7 +18,8 @@ from spimm.data.corrupt import Corrupt
 from spimm.data.dataset import ImageData
 from spimm.data.files import CorruptImage, decode
 from spimm.data.frame_cache import FrameWriter, Shape
-from spimm.data.framed import fingerprint, load_framed, refusal, refuse_or_skip
+from spimm.data.framed import below, fingerprint, load_framed, refusal, refuse_or_skip
+from spimm.reading import read_text
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 PARTS = ("train", "test")
@@ -108,7 +109,7 @@ def _listed(root: Path) -> tuple[tuple[str, ...], dict[str, list[Images]]]:
     lists = {part: root / f"{part}_label.txt" for part in PARTS}
     if all(path.is_file() for path in lists.values()):
         folders = {
-            part: [root / line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            part: [below(root, line.split()[0]) for line in read_text(path).splitlines() if line.strip()]
             for part, path in lists.items()
         }
     else:

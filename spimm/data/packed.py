@@ -6,20 +6,27 @@ hold the class names as `classes` or `names`.
 """
 
 import io
-import zipfile
-import zlib
+import math
+import struct
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from spimm.data import arrays as plain
 from spimm.data.corrupt import Corrupt
 from spimm.data.dataset import ImageData, in_memory
 from spimm.data.files import CorruptImage
 from spimm.data.split import ImageSplit
+from spimm.reading import UnreadableFile, require_regular, short
 
 PLAIN = ("x_train", "y_train", "x_test", "y_test")
+# Of a stream of JPEG files: corrupt images that are left out even if they are most of all; bytes of the images, so many
+# and so many more for each byte of the stream.
+_FEW, _PIXELS, _GROWTH = 1000, 2**28, 256
+_MOST_CLASSES = 2**17
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 WANTED = (
     "x_train, y_train, x_test, y_test; or train_jpeg, train_offsets, train_labels and the same three for test or val"
 )
@@ -53,7 +60,7 @@ def load_npz(
         bad_ones = zip(("train", held_out), (bad for _, bad in parts), strict=True)
         left_out = tuple(f"{part} {index}" for part, bad in bad_ones for index in bad)
     else:
-        raise ValueError(f"{path} holds the arrays {sorted(arrays)}, wanted {WANTED}")
+        raise ValueError(f"{path} holds the arrays {_some(arrays)}, wanted {WANTED}")
     names = class_names or stored_classes(arrays)
     train, test = splits
     data = in_memory(name, train, test, note=note, class_names=names, statistics=statistics, image_size=image_size)
@@ -86,8 +93,11 @@ def _decode_all(stream: np.ndarray, offsets: np.ndarray, corrupt: Corrupt) -> tu
             if corrupt == "refuse":
                 raise
             bad.append(index)
+            if len(bad) > _FEW and 2 * len(bad) > index:
+                raise
             continue
         if index == len(bad):  # the first that can be decoded
+            _check_size(len(bounds) - 1, image.shape, len(stream))
             images = np.empty((len(bounds) - 1, *image.shape), dtype=np.uint8)
         if image.shape != images.shape[1:]:
             wanted = f"{images.shape[1:3]} as image {next(k for k in range(index) if k not in bad)}"
@@ -96,26 +106,35 @@ def _decode_all(stream: np.ndarray, offsets: np.ndarray, corrupt: Corrupt) -> tu
     return images[: len(bounds) - 1 - len(bad)], bad
 
 
+def _check_size(count: int, shape: tuple[int, ...], size: int) -> None:
+    """ValueError for images of far more bytes than JPEG files of `size` bytes may mean."""
+    needed, most = count * math.prod(shape), _PIXELS + _GROWTH * size
+    if needed > most:
+        seen = f"{count} images of {shape[0]} x {shape[1]} (H, W)"
+        raise ValueError(f"images must take at most {most} bytes, got {seen} from {size} bytes of JPEG")
+
+
 def _decode(stream: np.ndarray, bounds: np.ndarray, index: int) -> np.ndarray:
     encoded = io.BytesIO(stream[bounds[index] : bounds[index + 1]].tobytes())
     try:
         return np.asarray(Image.open(encoded, formats=("JPEG",)).convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except _DAMAGED as error:
         raise CorruptImage(f"image {index} is not a readable JPEG: {error}; corrupt=skip leaves such out") from error
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of the .npz file at `path`. FileNotFoundError for no file, ValueError for a damaged one."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
+    try:
+        require_regular(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no file {path}") from None
+    except UnreadableFile as error:
+        raise ValueError(str(error)) from error
     try:
         with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
-            return {key: archive[key] for key in archive.files}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is not a readable .npz archive of plain arrays: {error}") from error
+            return plain.read_arrays(file, limit=plain.largest(path.stat().st_size))[0]
+    except (*plain.DAMAGED, MemoryError) as error:
+        raise ValueError(f"{path} is not a readable .npz archive of plain arrays: {short(str(error))}") from error
 
 
 def _jpeg_keys(part: str) -> set[str]:
@@ -128,6 +147,8 @@ def _jpeg_split(path: Path, part: str, arrays: dict[str, np.ndarray], corrupt: C
     except ValueError as error:
         raise ValueError(f"{path}, {part}: {error}") from error
     labels = arrays[f"{part}_labels"]
+    if labels.ndim != 1:
+        raise ValueError(f"{path}, {part}: labels must be integers [N], got {labels.dtype} {list(labels.shape)}")
     if len(labels) != len(images) + len(bad):
         raise ValueError(f"{path}, {part}: images and labels must agree in length, got {len(images)} and {len(labels)}")
     return _split(path, part, images, np.delete(labels, bad)), bad
@@ -141,8 +162,14 @@ def _split(path: Path, part: str, images: np.ndarray, labels: np.ndarray) -> Ima
 
 
 def stored_classes(arrays: dict[str, np.ndarray]) -> tuple[str, ...] | None:
-    """The class names that a file holds as `classes` or `names`, if it holds them."""
+    """The class names that a file holds as `classes` or `names`, if it holds them. ValueError for other than names."""
     for key in ("classes", "names"):
         if key in arrays:
+            if arrays[key].size > _MOST_CLASSES:
+                raise ValueError(f"{key} must be at most {_MOST_CLASSES} names, got {arrays[key].size}")
             return tuple(arrays[key].astype(str).ravel().tolist())
     return None
+
+
+def _some(arrays: dict[str, np.ndarray]) -> list[str]:
+    return [name[:40] for name in sorted(arrays)[:20]]

@@ -1,4 +1,4 @@
-"""One recording of an event camera: what every file reader gives and every frame builder takes."""
+"""One recording of an event camera: what every file reader returns and every frame builder takes."""
 
 from dataclasses import dataclass
 
@@ -6,15 +6,17 @@ import numpy as np
 
 FIELDS = ("x", "y", "t", "p")
 _TYPES = {"x": np.uint16, "y": np.uint16, "t": np.int64, "p": np.uint8}
+LONGEST = 2**53
+"""Times lie within so many microseconds of 0: 285 years, in which clocks count from 1970 as well."""
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
     """Events in the order of time, checked on construction.
 
-    x, y: uint16 [n], pixels from the top left. t: int64 [n], microseconds, not falling. p: uint8 [n], polarity, 1 where
-    it got brighter, else 0. height, width: the sensor in pixels. Other integers (or bool for p) are converted;
-    ValueError names the first event that cannot be. A recording may be empty.
+    x, y: uint16 [n], pixels from the top left. t: int64 [n], microseconds, not falling, within LONGEST of 0. p: uint8
+    [n], polarity, 1 where it got brighter, else 0. height, width: the sensor in pixels. Other integers (or bool) are
+    converted; ValueError names the first event that cannot be. A recording may be empty.
     """
 
     x: np.ndarray
@@ -30,21 +32,28 @@ class Recording:
                 raise ValueError(f"{name} must lie in [1, 65536] pixels, got {size}")
         for name in FIELDS:
             values = getattr(self, name)
+            if values.dtype.kind == "b":  # a byte of a file may be other than 0 and 1
+                object.__setattr__(self, name, values.view(np.uint8))
             if values.ndim != 1 or values.dtype.kind not in "iub":
                 raise ValueError(f"{name} must be a list of integers, got {values.dtype} {list(values.shape)}")
             if len(values) != len(self.x):
                 raise ValueError(f"x, y, t and p must agree in length, got {len(self.x)} x and {len(values)} {name}")
-        pixel = f"for a sensor of {self.height} x {self.width} (H, W)"
-        self._check_range("x", self.width, f"in [0, {self.width}) {pixel}")
-        self._check_range("y", self.height, f"in [0, {self.height}) {pixel}")
+        pixel = "in [0, {}) for a sensor of " + f"{self.height} x {self.width} (H, W)"
+        self._check_range("x", self.width, pixel)
+        self._check_range("y", self.height, pixel)
         self._check_range("p", 2, "0 or 1")
         if self.t.dtype == np.uint64:
-            self._check_range("t", 2**63, "below 2^63")
+            self._check_range("t", LONGEST, "within 2^53 of 0")
         for name, kind in _TYPES.items():
-            object.__setattr__(self, name, getattr(self, name).astype(kind, copy=False))
+            if getattr(self, name).dtype != kind:
+                object.__setattr__(self, name, getattr(self, name).astype(kind))
         falls = self.t[1:] < self.t[:-1]
         if falls.any():
-            self._refuse(int(falls.argmax()) + 1, "t", "not less than the event's before it")
+            event = int(falls.argmax()) + 1
+            seen = f"{self.t[event]} after {self.t[event - 1]} in event {event}, {int(falls.sum())} in all"
+            raise ValueError(f"t must not fall, got {seen}")
+        if len(self.t) and not (self.t[0] >= -LONGEST and self.t[-1] <= LONGEST):  # and so all between
+            self._refuse(0 if self.t[0] < -LONGEST else len(self.t) - 1, "t", "within 2^53 of 0")
 
     def __len__(self) -> int:
         """Events."""
@@ -65,8 +74,8 @@ class Recording:
 
     def _check_range(self, name: str, limit: int, wanted: str) -> None:
         values = getattr(self, name)
-        if len(values) and (values.min() < 0 or values.max() >= limit):
-            self._refuse(int(((values < 0) | (values >= limit)).argmax()), name, wanted)
+        if len(values) and (values.max() >= limit or (values.dtype.kind == "i" and values.min() < 0)):
+            self._refuse(int(((values < 0) | (values >= limit)).argmax()), name, wanted.format(limit))
 
     def _refuse(self, event: int, name: str, wanted: str) -> None:
         raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)[event]} in event {event}")

@@ -16,6 +16,7 @@ from spimm.data.folder import load_folder
 from spimm.data.folds import take_fold
 from spimm.data.frames import Bins, Framing, Representation
 from spimm.data.har_dvs import load_har_dvs
+from spimm.data.mend import REFUSE, Bounds, Mending, Order
 from spimm.data.packed import load_npz
 from spimm.data.static import TORCHVISION_SETS, load_digits, load_torchvision
 from spimm.data.transforms import Interpolation
@@ -52,6 +53,9 @@ def load_data(
     merge_polarity: bool = False,
     sensor_size: int | None = None,
     sensor: tuple[int, int] | None = None,
+    stream: int | None = None,
+    out_of_order: Order = "refuse",
+    out_of_bounds: Bounds = "refuse",
     fold: int | None = None,
     folds: int = 5,
     interpolation: Interpolation = "bilinear",
@@ -68,8 +72,10 @@ def load_data(
     events keep the sensor's size, but for `har-dvs`, whose files are images. train_fraction, split_seed: only for sets
     without an official split: `digits`, `digits-dvs`, `n-caltech101` and `cifar10-dvs`. frames, bins, bin_size,
     representation, merge_polarity, sensor_size: only for events, which need frames; see `Framing`. sensor: (H, W) of
-    `recordings:` whose files do not state it. fold: in place of the split the set comes with, fold `fold` of `folds`
-    over all its images; see `take_fold`. interpolation, crop_fraction: only for folders of images; see `ImageFiles`.
+    `recordings:` whose files do not state it. stream: camera of `recordings:` whose files hold several. out_of_order,
+    out_of_bounds: what becomes of events back in time or outside the sensor; see `read_recording`. fold: in place of
+    the split the set comes with, fold `fold` of `folds` over all its images; see `take_fold`. interpolation,
+    crop_fraction: only for folders of images; see `ImageFiles`.
     corrupt: what becomes of images in folders and JPEG archives, and of files of recordings, that cannot be read.
     cache_dir: where frames of event files are kept; see `cache_folder`. download: torchvision may fetch a set that is
     missing from data_dir.
@@ -83,8 +89,12 @@ def load_data(
     if name not in UNSPLIT and (train_fraction is not None or split_seed is not None):
         seen, wanted = f"train_fraction={train_fraction}, split_seed={split_seed}", ", ".join(UNSPLIT)
         raise ValueError(f"{spec} has its own split, which {seen} cannot change; only {wanted} take them")
-    if sensor is not None and name != "recordings":
-        raise ValueError(f"sensor is for recordings:PATH, got {sensor} for {spec}")
+    for label, value in (("sensor", sensor), ("stream", stream)):
+        if value is not None and name != "recordings":
+            raise ValueError(f"{label} is for recordings:PATH, got {value} for {spec}")
+    mending = Mending(out_of_order, out_of_bounds)
+    if mending != REFUSE and name not in (*EVENT_SETS, "recordings", "events"):
+        raise ValueError(f"out_of_order and out_of_bounds are for files of events, got {mending} for {spec}")
     reading = {"interpolation": interpolation, "crop_fraction": crop_fraction}
     if name not in ("imagefolder", "folder") and (interpolation, crop_fraction) != ("bilinear", CROP_FRACTION):
         raise ValueError(f"interpolation and crop_fraction are for folders of images, got {reading} for {spec}")
@@ -93,14 +103,15 @@ def load_data(
     elif name == "digits-dvs" and framing is not None:
         data = load_digits_dvs(framing, train_fraction=train_fraction, seed=split_seed)
     elif name == "events" and framing is not None:
-        data = load_events(_file(spec, data_dir), name=spec, framing=framing)
+        data = load_events(_file(spec, data_dir), name=spec, framing=framing, mending=mending)
     elif name == "har-dvs" and frames is not None:
         where = _data_folder(spec, data_dir) / name
         kept = {"corrupt": corrupt, "cache_dir": cache_dir}
         data = load_har_dvs(where, name=spec, frames=frames, image_size=image_size, **kept)
     elif framing is not None:
         where = _file(spec, data_dir) if name == "recordings" else _data_folder(spec, data_dir) / name
-        files = list_event_files(name, where, train_fraction=train_fraction, seed=split_seed, sensor=sensor)
+        reading = {"sensor": sensor, "stream": stream, "mending": mending}
+        files = list_event_files(name, where, train_fraction=train_fraction, seed=split_seed, **reading)
         data = files.load(spec, framing, corrupt=corrupt, cache_dir=cache_dir)
     elif name in TORCHVISION_SETS:
         root = _data_folder(spec, data_dir, may_create=download)

@@ -1,6 +1,5 @@
 """Weights in the authors' checkpoint formats: key maps, and models that reproduce the authors' outputs."""
 
-import pickle
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from spimm.models import metaspikeformer_keys, qkformer_keys, ttfs_keys
 from spimm.models.registry import create_model, model_card
+from spimm.models.torch_files import read_torch_file
 from spimm.weights import load_state, read_safetensors
 
 
@@ -88,25 +88,18 @@ def _read(source: Mapping[str, Tensor] | str | Path) -> Mapping[str, Any]:
     path = Path(source)
     if path.suffix == ".safetensors":
         return read_safetensors(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} is no whole checkpoint of tensors that torch can load: {reason}") from error
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{path} holds a {type(found).__name__}; wanted a dict of tensors")
-    return found
+    return read_torch_file(path)
 
 
 def _strip(tensors: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     for wrapper in ("model", "state_dict", "module"):
         if isinstance(tensors.get(wrapper), Mapping):
             tensors = tensors[wrapper]
-    foreign = [key for key, value in tensors.items() if not isinstance(value, Tensor)]
+    foreign = [key for key, value in tensors.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if foreign:
-        raise ValueError(f"{source}: not all entries are tensors: {', '.join(map(str, foreign[:8]))}")
+        raise ValueError(f"{source}: not all entries are tensors under a name: {', '.join(map(str, foreign[:8]))}")
     return {key.removeprefix("module."): value for key, value in tensors.items()}
 
 

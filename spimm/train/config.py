@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from spimm.data import CROP_FRACTION, Augment, Bins, Corrupt, Framing, Interpolation, Representation
+from spimm.data.mend import Bounds, Mending, Order
 from spimm.layers import BITS, Per
 from spimm.tasks.distill import Target
 from spimm.train.typed import from_json
@@ -50,6 +51,12 @@ class Recipe:
     """side in pixels of the square to which events are moved; None keeps the sensor's size"""
     sensor: tuple[int, int] | None = None
     """height and width in pixels of the camera of recordings:PATH, where its files do not state them"""
+    stream: int | None = None
+    """camera of recordings:PATH whose AEDAT 3.1 or AEDAT 4 files hold several: the number of its source or stream"""
+    out_of_order: Order = "refuse"
+    """what becomes of events earlier than one before them: an error (refuse), sorted by time (sort), left out (drop)"""
+    out_of_bounds: Bounds = "refuse"
+    """what becomes of events outside the sensor: an error (refuse), or they are left out (drop)"""
     split_seed: int | None = None
     """seed of the split of a data set that is published without one; None is 0, or the authors' split"""
     fold: int | None = None
@@ -192,6 +199,8 @@ class Recipe:
         Framing(self.frames or 1, *framing)  # has the checks
         sides = self.sensor is None or (len(self.sensor) == 2 and min(self.sensor) >= 1)
         _require(sides, "sensor", self.sensor, "None or height and width in pixels")
+        _require(self.stream is None or self.stream >= 0, "stream", self.stream, "None, or 0 or more")
+        Mending(self.out_of_order, self.out_of_bounds)  # has the checks
         _require(self.split_seed is None or self.split_seed >= 0, "split_seed", self.split_seed, "None, or 0 or more")
         _require(self.folds >= 2, "folds", self.folds, "at least 2")
         in_folds = self.fold is None or 0 <= self.fold < self.folds

@@ -84,8 +84,10 @@ def test_frames_are_read_from_the_cache_until_a_file_or_a_setting_changes(tmp_pa
     n_mnist(tmp_path)
     first = load_data("n-mnist", data_dir=tmp_path, frames=2)
     read: list[Path] = []
-    original = event_files.read_recording
-    monkeypatch.setattr(event_files, "read_recording", lambda path, **rest: read.append(path) or original(path, **rest))
+    original = event_files.read_mended
+    monkeypatch.setattr(
+        event_files, "read_mended", lambda path, *rest, **more: read.append(path) or original(path, *rest, **more)
+    )
     again = load_data("n-mnist", data_dir=tmp_path, frames=2)
     assert read == [] and len(os.listdir(cache)) == 1
     assert np.array_equal(images(again.train), images(first.train))
@@ -138,7 +140,8 @@ def test_the_note_names_some_of_many_skipped_and_a_part_of_skipped_only_is_an_er
 def cifar(root: Path) -> dict[str, list[Recording]]:
     return {
         name: [
-            write(root / "cifar10-dvs" / name / f"cifar10_{name}_{k}.aedat", k + 20, 128, "aedat2") for k in range(12)
+            write(root / "cifar10-dvs" / name / f"cifar10_{name}_{k}.aedat", k + 20, 128, "cifar10_dvs")
+            for k in range(12)
         ]
         for name in ("airplane", "ship")
     }
@@ -220,7 +223,7 @@ def test_a_sensor_is_asked_for_where_files_do_not_state_it(tmp_path):
         (tmp_path / "own" / part / "cat").mkdir(parents=True)
         arrays = {name: getattr(events, name) for name in "xytp"}
         np.savez(tmp_path / "own" / part / "cat" / "a.npz", **arrays)
-    with pytest.raises(ValueError, match=r"does not state its sensor, wanted sensor=\(height, width\)"):
+    with pytest.raises(ValueError, match=r"does not state its sensor, expected sensor=\(height, width\)"):
         load_data("recordings:own", data_dir=tmp_path, frames=2)
     data = load_data("recordings:own", data_dir=tmp_path, frames=2, sensor=(21, 20))
     assert data.image_size == (21, 20)

@@ -149,5 +149,5 @@ def test_a_missing_or_unreadable_file_is_reported_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"text\.npz is not a readable \.npz"):
         load_data("npz:text.npz", data_dir=tmp_path)
     np.save(tmp_path / "single.npy", np.zeros(3))
-    with pytest.raises(ValueError, match="single array"):
+    with pytest.raises(ValueError, match="not a zip file"):
         load_data("npz:single.npy", data_dir=tmp_path)

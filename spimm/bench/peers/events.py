@@ -37,7 +37,7 @@ class SpikingJellyEvents(PeerEvents):
         self.readers = {
             "atis": data.utils.load_ATIS_bin,
             "aedat3": data.utils.load_aedat_v3,
-            "aedat2": lambda path: _transposed(data.cifar10_dvs._load_origin_data(path)),
+            "aedat2": data.cifar10_dvs._load_origin_data,
         }
 
     def frame(self, events: Arrays, split: Split, frames: int, height: int, width: int) -> np.ndarray:
@@ -60,11 +60,6 @@ class NumpyEvents(PeerEvents):
         counts = np.zeros((frames, 2, height, width))
         np.add.at(counts, (step, p, y, x), 1)
         return counts
-
-
-def _transposed(events: Arrays) -> Arrays:
-    """It calls columns y."""
-    return {**events, "x": events["y"], "y": events["x"]}
 
 
 def _atis(path: Path) -> Arrays:
@@ -92,4 +87,4 @@ def _aedat2(path: Path) -> Arrays:
     while data[offset : offset + 1] == b"#":
         offset = data.index(b"\n", offset) + 1
     address, t = np.frombuffer(data, ">u4", offset=offset).reshape(-1, 2).astype(np.int64).T
-    return {"x": 127 - (address >> 1 & 127), "y": 127 - (address >> 8 & 127), "t": t, "p": 1 - (address & 1)}
+    return {"x": 127 - (address >> 8 & 127), "y": 127 - (address >> 1 & 127), "t": t, "p": 1 - (address & 1)}

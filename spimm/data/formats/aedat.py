@@ -16,10 +16,12 @@ CAMERAS: dict[str, Size] = {
 
 
 def camera(lines: list[str], key: str) -> tuple[str | None, Size | None]:
-    """Name and size of the camera in the first header line that matches the pattern `key`; None for what is unknown."""
+    """Name and size of the camera in the first header line whose key matches the pattern `key`; None if unknown."""
     for line in lines:
-        if stated := re.match(rf"#\s*{key}:\s*(\S+)", line, re.IGNORECASE):
-            found = re.search(r"(dvs|davis?)(\d+)", stated[1], re.IGNORECASE)
-            name = ("dvs" if found[1].lower() == "dvs" else "davis") + found[2] if found else stated[1]
+        stated, colon, value = line.removeprefix("#").partition(":")
+        if colon and value.strip() and re.fullmatch(key, stated.strip(), re.IGNORECASE):
+            stated = value.split()[0]
+            found = re.search(r"(dvs|davis?)(\d{1,4})", stated, re.IGNORECASE)
+            name = ("dvs" if found[1].lower() == "dvs" else "davis") + found[2] if found else stated
             return name, CAMERAS.get(name)
     return None, None

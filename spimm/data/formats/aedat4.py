@@ -13,7 +13,7 @@ import numpy as np
 
 from spimm.data.formats.compression import COMPRESSIONS, Compressed
 from spimm.data.formats.flatbuffer import FlatBufferError, Table
-from spimm.data.formats.source import Decoded, Size, Source
+from spimm.data.formats.source import LARGEST_HEADER, Decoded, Size, Source
 
 MAGIC = b"#!AER-DAT4.0\r\n"
 
@@ -22,26 +22,30 @@ _EVENT = np.dtype({"names": ["t", "x", "y", "p"], "formats": ["<i8", "<i2", "<i2
 
 
 def read_aedat4(source: Source) -> Decoded:
-    """The events of the only stream of events. Compressed files need the extra `events`, else ImportError."""
+    """The events of the only stream of events, or of the one numbered `source.stream`.
+
+    Compressed files need the extra `events`, else ImportError.
+    """
     header, start = _flat_buffer(source, memoryview(source.data), len(MAGIC), b"IOHE", len(MAGIC))
     try:
         method, table = header.number(0, "<b", 0), header.number(1, "<q", -1)
         streams = _streams(bytes(header.items(2, 1)))
     except (FlatBufferError, ElementTree.ParseError, UnicodeError, LookupError, ValueError) as error:
-        raise source.error(len(MAGIC), f"wanted a header with the streams in XML: {error}") from error
+        raise source.error(len(MAGIC), f"expected a header with the streams in XML: {error}") from error
     if not 0 <= method < len(COMPRESSIONS):
         raise source.error(len(MAGIC), f"compression must be one of 0 to {len(COMPRESSIONS) - 1}, got {method}")
-    if len(streams) != 1:
-        raise source.error(len(MAGIC), f"wanted one stream of events (EVTS), got {len(streams)}")
-    ((stream, size),) = streams.items()
+    stream = source.chosen(sorted(streams))
+    if stream is None:
+        raise source.error(len(MAGIC), "expected a stream of events (EVTS), got none")
+    size = streams[stream]
     events = np.frombuffer(b"".join(_packets(source, start, table, stream, method)), _EVENT)
     return Decoded(events["x"], events["y"], events["t"], events["p"], (size,) if size else ())
 
 
 def _streams(xml: bytes) -> dict[int, Size | None]:
     """The sensor (H, W) of each stream of events by its number."""
-    if b"<!" in xml:
-        raise ValueError("XML with declarations")
+    if b"<!" in xml or len(xml) > LARGEST_HEADER:
+        raise ValueError(f"XML with declarations or of more than {LARGEST_HEADER} bytes")
     found: dict[int, Size | None] = {}
     for node in ElementTree.fromstring(xml.rstrip(b"\0")).findall("node[@name='outInfo']/node"):
         if node.findtext("attr[@key='typeIdentifier']") == "EVTS":
@@ -62,7 +66,7 @@ def _packets(source: Source, offset: int, table: int, stream: int, method: int) 
         start = offset + _PACKET.size
         if len(data) - start < size:
             whole = sum(map(len, found)) // _EVENT.itemsize
-            source.cut(offset, f"wanted a packet of 8 + {size} bytes, got {len(data) - offset}", whole)
+            source.cut(offset, f"expected a packet of 8 + {size} bytes, got {len(data) - offset}", whole)
             break
         if number == stream:
             try:
@@ -87,7 +91,7 @@ def _flat_buffer(source: Source, data: memoryview, start: int, name: bytes, offs
     """The table of a flat buffer that begins with its size at `start`, and where it ends. offset: for the error."""
     size = int.from_bytes(data[start : start + 4], "little")
     if len(data) - start < 4 or len(data) - start - 4 < size:
-        raise source.error(offset, f"wanted a flat buffer of 4 + {size} bytes, got {len(data) - start}")
+        raise source.error(offset, f"expected a flat buffer of 4 + {size} bytes, got {len(data) - start}")
     try:
         return Table(data[start + 4 : start + 4 + size], name), start + 4 + size
     except FlatBufferError as error:

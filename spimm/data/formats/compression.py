@@ -29,7 +29,7 @@ def lz4(data: memoryview, limit: int) -> bytes:
     try:
         return _collect(lambda fed: frame.decompress(data if not fed else b"", _PIECE), limit, lambda: frame.eof)
     except RuntimeError as error:
-        raise Compressed(f"wanted an LZ4 frame: {error}") from error
+        raise Compressed(f"expected an LZ4 frame: {error}") from error
 
 
 def zstandard(data: memoryview, limit: int) -> bytes:
@@ -39,7 +39,7 @@ def zstandard(data: memoryview, limit: int) -> bytes:
         reader = library.ZstdDecompressor(max_window_size=2**27).stream_reader(bytes(data))
         return _collect(lambda _: reader.read(_PIECE), limit, lambda: False)
     except library.ZstdError as error:
-        raise Compressed(f"wanted a Zstandard frame: {error}") from error
+        raise Compressed(f"expected a Zstandard frame: {error}") from error
 
 
 def _collect(read: Callable[[bool], bytes], limit: int, ended: Callable[[], bool]) -> bytes:

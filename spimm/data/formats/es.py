@@ -20,7 +20,7 @@ _NONE_LACKING = np.uint32(sum(1 << 5 * lacking for lacking in range(5)))
 def read_es(source: Source) -> Decoded:
     data = source.data
     if len(data) < _START or data[12] != 2 or data[15] != DVS:
-        raise source.error(12, f"wanted version 2 and DVS events (1), got version and type {tuple(data[12:16])}")
+        raise source.error(12, f"expected version 2 and DVS events (1), got version and type {tuple(data[12:16])}")
     width, height = (int.from_bytes(data[at : at + 2], "little") for at in (16, 18))
     body = np.frombuffer(data, np.uint8, offset=_START)
     between = np.flatnonzero(_between_events(body))
@@ -30,7 +30,7 @@ def read_es(source: Source) -> Decoded:
     first, t, byte = between[starts], t[starts], byte[starts]
     if len(first) and first[-1] + 5 > len(body):
         got = len(body) - int(first[-1])
-        source.cut(_START + int(first[-1]), f"wanted 5 bytes for an event, got {got}", len(first) - 1)
+        source.cut(_START + int(first[-1]), f"expected 5 bytes for an event, got {got}", len(first) - 1)
         first, t, byte = first[:-1], t[:-1], byte[:-1]
     x, y = (body[first + at] | body[first + at + 1].astype(np.uint16) << 8 for at in (1, 3))
     return Decoded(x, y, t, byte & 1, ((height, width),))

@@ -20,7 +20,7 @@ class Table:
         self._buffer = buffer
         self._start = self._read("<I", 0)
         if bytes(buffer[4:8]) != name:
-            raise FlatBufferError(f"wanted a flat buffer {name.decode()}, got {bytes(buffer[4:8])!r}")
+            raise FlatBufferError(f"expected a flat buffer {name.decode()}, got {bytes(buffer[4:8])!r}")
         self._vtable = self._start - self._read("<i", self._start)
         self._fields = (self._read("<H", self._vtable) - 4) // 2
 
@@ -37,7 +37,7 @@ class Table:
         position += self._read("<I", position)
         start, wanted = position + 4, self._read("<I", position) * size
         if wanted > len(self._buffer) - start:
-            raise FlatBufferError(f"wanted {wanted} bytes in field {field}, got {len(self._buffer) - start}")
+            raise FlatBufferError(f"expected {wanted} bytes in field {field}, got {len(self._buffer) - start}")
         return self._buffer[start : start + wanted]
 
     def _position(self, field: int) -> int | None:

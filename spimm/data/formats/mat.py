@@ -2,17 +2,20 @@
 
 `spiketrain` [101, n] of ST-MNIST: row k < 100 is taxel k of a 10 x 10 skin, counted down the columns, not 0 where it
 changes, > 0 for more pressure; row 100 is the time in seconds. A matrix [n, 4] with columns t, x, y, p or [n, 6] with
-t, -, -, x, y, p, as dat2mat makes from a DVS128. Or lists x, y, p (or pol) and t (or ts). Times in microseconds; p > 0
-where it got brighter. Source: MathWorks, MAT-file level 5; See et al. 2020, ST-MNIST; Li et al. 2017, CIFAR10-DVS.
+t, -, -, x, y, p, as dat2mat makes from a DVS128, mounted as for CIFAR10-DVS (see `mounted`). Or lists x, y, p (or pol)
+and t (or ts). Times in microseconds; p > 0 where it got brighter. Source: MathWorks, MAT-file level 5; See et al. 2020,
+ST-MNIST; Li et al. 2017, CIFAR10-DVS.
 """
 
 import math
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
 from spimm.data.formats.aedat import CAMERAS
+from spimm.data.formats.mounted import upright_matrix
 from spimm.data.formats.source import Decoded, Source
 
 MAGIC = b"MATLAB 5.0 MAT-file"
@@ -26,6 +29,8 @@ _NUMERIC = range(6, 16)
 _SPARSE_OR_COMPLEX = 0x0800
 _NAMES = (("x",), ("y",), ("t", "ts"), ("p", "pol"))
 _COLUMNS = {4: (1, 2, 0, 3), 6: (3, 4, 0, 5)}
+# Of an array, and of the variables of a file.
+_MOST_SIDES, _MOST_VARIABLES = 32, 1000
 
 
 @np.errstate(invalid="ignore", over="ignore")  # what is not a number is refused by name
@@ -35,7 +40,7 @@ def read_mat(source: Source) -> Decoded:
     if "spiketrain" in variables:
         train = variables["spiketrain"]
         if train.ndim != 2 or train.shape[0] != math.prod(SKIN) + 1:
-            raise source.error(None, f"wanted spiketrain [{math.prod(SKIN) + 1}, n], got {list(train.shape)}")
+            raise source.error(None, f"expected spiketrain [{math.prod(SKIN) + 1}, n], got {list(train.shape)}")
         event, taxel = np.nonzero(train[:-1].T)
         x, y = np.divmod(taxel, SKIN[0])
         return Decoded(
@@ -47,10 +52,12 @@ def read_mat(source: Source) -> Decoded:
             (values for values in variables.values() if values.ndim == 2 and values.shape[1] in _COLUMNS), None
         )
         if matrix is None:
-            found = {name: list(values.shape) for name, values in variables.items()}
-            raise source.error(None, f"wanted spiketrain, a matrix [n, 4] or [n, 6], or x, y, t and p, got {found}")
+            found = {name[:40]: list(values.shape) for name, values in variables.items()}
+            raise source.error(None, f"expected spiketrain, a matrix [n, 4] or [n, 6], or x, y, t and p, got {found}")
         lists, sensors = [matrix[:, column] for column in _COLUMNS[matrix.shape[1]]], (CAMERAS["dvs128"],)
     x, y, t, p = (_whole(source, name, values) for name, values in zip("xytp", lists, strict=True))
+    if sensors and source.sensor in (None, *sensors):
+        x, y = upright_matrix(x, y)
     return Decoded(x, y, t, (p > 0).astype(np.uint8), sensors)
 
 
@@ -76,21 +83,22 @@ def _variables(source: Source) -> dict[str, np.ndarray]:
     """The real numeric arrays of the file by name."""
     order = {b"IM": "<", b"MI": ">"}.get(source.data[126:_HEADER])
     if order is None:
-        raise source.error(126, f"wanted IM or MI, the order of bytes, got {source.data[126:_HEADER]!r}")
+        raise source.error(126, f"expected IM or MI, the order of bytes, got {source.data[126:_HEADER]!r}")
     found, left = {}, source.largest
     try:
         for kind, content in _elements(memoryview(source.data)[_HEADER:], order):
             if kind == _COMPRESSED:
-                unpacker = zlib.decompressobj()
-                content = memoryview(unpacker.decompress(content, left))
+                content = memoryview(zlib.decompressobj().decompress(content, left + 1))
                 left -= len(content)
-                if unpacker.unconsumed_tail:
+                if left < 0:
                     raise ValueError(f"it decompresses to more than {source.largest} bytes")
                 kind, content = next(_elements(content, order), (0, content))
             if kind == _MATRIX and (variable := _array(content, order)):
                 found[variable[0]] = variable[1]
+            if len(found) > _MOST_VARIABLES:
+                raise ValueError(f"it holds more than {_MOST_VARIABLES} variables")
     except (ValueError, zlib.error) as error:
-        raise source.error(_HEADER, f"wanted a whole MATLAB file: {error}") from error
+        raise source.error(_HEADER, f"expected a whole MATLAB file: {error}") from error
     return found
 
 
@@ -111,10 +119,12 @@ def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
 
 def _array(data: memoryview, order: str) -> tuple[str, np.ndarray] | None:
     """Name and values of a matrix element; None for other than a real numeric array."""
-    flags, shape, name, values, *_ = [*_elements(data, order), *[(0, data[:0])] * 4]
+    flags, shape, name, values, *_ = [*islice(_elements(data, order), 4), *[(0, data[:0])] * 4]
     kind = np.frombuffer(flags[1][:4], f"{order}u4")
     if not len(kind) or int(kind[0]) & 0xFF not in _NUMERIC or int(kind[0]) & _SPARSE_OR_COMPLEX:
         return None
+    if len(shape[1]) > 4 * _MOST_SIDES:
+        raise ValueError(f"an array of {len(shape[1]) // 4} sides, at most {_MOST_SIDES}")
     sides = [int(side) for side in np.frombuffer(shape[1][: len(shape[1]) // 4 * 4], f"{order}i4")]
     if values[0] not in _NUMBERS:
         raise ValueError(f"a numeric array of stored type {values[0]}")

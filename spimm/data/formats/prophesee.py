@@ -23,15 +23,15 @@ def read_dat(source: Source) -> Decoded:
     lines, start = source.header(b"% ", "%end")
     fields = _fields(lines)
     if fields.get("version") != "2":
-        raise source.error(0, f"wanted a .dat file of Version 2, got {fields.get('version')}")
+        raise source.error(0, f"expected a .dat file of Version 2, got {fields.get('version')}")
     kind = source.data[start : start + 2]
     if len(kind) < 2 or kind[0] not in (0, 12) or kind[1] != _DAT.itemsize:
-        raise source.error(start, f"wanted events of type 0 or 12 and 8 bytes, got (type, bytes) {tuple(kind)}")
+        raise source.error(start, f"expected events of type 0 or 12 and 8 bytes, got (type, bytes) {tuple(kind)}")
     events = source.records(start + 2, _DAT)
     data = events["data"].astype(np.uint32)
     x, y, p = data & 0x3FFF, data >> 14 & 0x3FFF, data >> 28
     size = _size(source, fields.get("height"), fields.get("width"))
-    parts = (x.astype(np.uint16), y.astype(np.uint16), unwrapped(events["t"], 32), p.astype(np.uint8))
+    parts = (x.astype(np.uint16), y.astype(np.uint16), unwrapped(events["t"].astype(np.uint32), 32), p.astype(np.uint8))
     return Decoded(*parts, (size or DAT_SENSOR,))
 
 
@@ -40,10 +40,11 @@ def raw_header(source: Source) -> tuple[str | None, Size | None, int]:
     lines, start = source.header(b"% ", "%end")
     fields = _fields(lines)
     encoding, size = fields.get("evt"), None
-    if geometry := re.fullmatch(r"(\d+)x(\d+)", fields.get("geometry", "")):
+    if geometry := re.fullmatch(r"(\d{1,9})x(\d{1,9})", fields.get("geometry", "")):
         size = _size(source, geometry[2], geometry[1])
     if stated := fields.get("format"):
-        known = dict(re.findall(r"(\w+)=(\w+)", stated))
+        pairs = (part.partition("=") for part in stated.split(";"))
+        known = {key.strip(): value.strip() for key, _, value in pairs}
         size = _size(source, known.get("height"), known.get("width")) or size
         if number := re.match(r"EVT(\d)(\d?)\b", stated):
             encoding = f"{number[1]}.{number[2] or 0}"
@@ -77,5 +78,5 @@ def _size(source: Source, height: str | None, width: str | None) -> Size | None:
     if height is None or width is None:
         return None
     if not (height.isascii() and height.isdigit() and width.isascii() and width.isdigit() and len(height + width) < 12):
-        raise source.error(0, f"wanted a sensor's size in pixels, got height {height!r} and width {width!r}")
+        raise source.error(0, f"expected a sensor's size in pixels, got height {height!r} and width {width!r}")
     return int(height), int(width)

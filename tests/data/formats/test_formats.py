@@ -67,11 +67,12 @@ def test_aedat_2_of_a_davis_leaves_out_frames_and_external_events(tmp_path):
 
 
 def test_aedat_2_of_a_dvs128_mirrors_x_turns_y_round_and_leaves_out_external_events(tmp_path):
-    data = b"#!AER-DAT2.0\r\n" + struct.pack(">IIIIII", 2 << 8 | 5 << 1, 10, 0x8000, 11, 127 << 8 | 1, 12)
+    head = b"#!AER-DAT2.0\r\n# AEChip: DVS128\r\n"
+    data = head + struct.pack(">IIIIII", 2 << 8 | 5 << 1, 10, 0x8000, 11, 127 << 8 | 1, 12)
     assert rows(read_recording(written(tmp_path, "aedat2", data))) == [(122, 125, 10, 1), (127, 0, 12, 0)]
 
 
-def test_aedat_2_without_a_camera_is_of_a_dvs128_or_of_a_davis_when_the_sensor_is_stated(tmp_path):
+def test_aedat_2_without_a_camera_is_of_cifar10_dvs_or_of_a_davis_when_the_sensor_is_stated(tmp_path):
     events = random_events(height=128, width=128)
     path = written(tmp_path, "aedat2", writers.aedat2(events, chip=None))
     assert rows(read_recording(path)) == rows(events)
@@ -209,9 +210,9 @@ def test_mat_files_that_scipy_writes_are_read(tmp_path, kind, compressed):
     events = random_events(height=128, width=128)
     x, y, t, p = (getattr(events, name).astype(np.int64) for name in "xytp")
     nothing = np.zeros_like(x)
-    contents = {
-        "four": {"note": "text", "td": np.stack([t, x, y, p], 1).astype(np.float32)},
-        "six": {"CIN": np.stack([t, nothing, nothing, x, y, 2 * p - 1], 1)},
+    contents = {  # dat2mat's matrices are of a camera on its side
+        "four": {"note": "text", "td": np.stack([t, y, 127 - x, p], 1).astype(np.float32)},
+        "six": {"CIN": np.stack([t, nothing, nothing, y, 127 - x, 2 * p - 1], 1)},
         "lists": {"x": x, "y": y.astype(np.uint8), "ts": t.astype(float), "pol": p > 0, "s": {"a": 1}},
     }
     savemat(tmp_path / "a.mat", contents[kind], do_compression=compressed)

@@ -27,13 +27,13 @@ def test_a_window_cuts_its_events_out_of_the_recording(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"wanted the columns class, startTime_usec, endTime_usec, got \[\]"),
-        ("1,2,3\n", "wanted the columns"),
+        ("", r"expected the columns class, startTime_usec, endTime_usec, got \[\]"),
+        ("1,2,3\n", "expected the columns"),
         (f"{HEADER}1,2\n", r"line 2 must hold three numbers, got \['1', '2'\]"),
         (f"{HEADER}1,2,3\n1,-2,3\n", "line 3 must hold three numbers"),
         (f"{HEADER}12,2,3\n", "line 2 must hold a class of 1 to 11"),
         (f"{HEADER}1,3,3\n", "line 2 must hold .* start < end"),
-        ("classé", "byte 5: wanted a text"),
+        ("classé", "expected ascii text, got another byte at 5"),
     ],
 )
 def test_labels_that_cannot_be_are_refused_by_line(tmp_path, text, message):

@@ -32,14 +32,21 @@ def atis(events: Recording) -> bytes:
 
 
 def aedat2(events: Recording, chip: str | None = "ch.unizh.ini.jaer.chip.retina.DVS128") -> bytes:
+    """Without a chip as in CIFAR10-DVS, whose camera stood on its side."""
     lines = ["#!AER-DAT2.0", "# This is a raw AE data file - do not edit", *([f"# AEChip: {chip}"] if chip else [])]
     data = "".join(f"{line}\r\n" for line in lines).encode()
-    if chip is None or chip.endswith("DVS128"):
+    if chip is None:
+        words = [((127 - x) << 8 | (127 - y) << 1 | 1 - p, t) for x, y, t, p in rows(events)]
+    elif chip.endswith("DVS128"):
         words = [((127 - y) << 8 | (127 - x) << 1 | 1 - p, t) for x, y, t, p in rows(events)]
     else:
         height, width = events.height, events.width
         words = [((height - 1 - y) << 22 | (width - 1 - x) << 12 | p << 11, t) for x, y, t, p in rows(events)]
     return data + b"".join(struct.pack(">II", address, t % 2**32) for address, t in words)
+
+
+def cifar10_dvs(events: Recording) -> bytes:
+    return aedat2(events, chip=None)
 
 
 def aedat3(events: Recording, packet: int = 64) -> bytes:
@@ -152,8 +159,8 @@ def es(events: Recording) -> bytes:
 
 
 def mat(events: Recording, compressed: bool = True) -> bytes:
-    """A matrix [n, 4] with t, x, y, p; scipy writes the other kinds in the tests."""
-    columns = np.stack([events.t, events.x, events.y, events.p], axis=1).astype("<f8")
+    """A matrix [n, 4] of dat2mat with t, x, y, p, its camera on its side; scipy writes the other kinds in the tests."""
+    columns = np.stack([events.t, events.y, 127 - events.x.astype(int), events.p], axis=1).astype("<f8")
     parts = [
         (6, struct.pack("<II", 6, 0)),
         (5, struct.pack("<ii", *columns.shape)),
@@ -190,4 +197,5 @@ FORMATS = {
     "es": (".es", es, (100, 300)),
     "mat": (".mat", mat, (128, 128)),
     "npz": (".npz", npz, (34, 34)),
+    "cifar10-dvs": (".aedat", cifar10_dvs, (128, 128)),
 }
