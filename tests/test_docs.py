@@ -1,6 +1,7 @@
 """The README's commands and examples, and those of the page on SpikeAtConv, are what they say they are."""
 
 import ast
+import json
 import re
 import runpy
 import shutil
@@ -33,7 +34,7 @@ def test_readme_names_two_set_up_commands_and_the_makefile_has_them():
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-@pytest.mark.parametrize(("target", "runs"), [("demo", "spimm quickstart"), ("test", "pytest")])
+@pytest.mark.parametrize(("target", "runs"), [("demo", "spimm quickstart"), ("test", 'pytest -m "not slow"')])
 def test_each_set_up_command_makes_its_environment_and_ends_in_its_job(target, runs):
     command = ["make", "--no-print-directory", "-n", "-B", target]
     plan = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -64,6 +65,11 @@ def test_every_command_is_in_the_readme_or_its_help():
 def test_the_benchmark_tables_are_made_of_the_records():
     """`spimm bench --table benchmarks/results --into README.md` brings them up to date."""
     assert between_markers(README) == render(newest(ROOT / "benchmarks" / "results"))
+
+
+def test_the_time_of_the_twin_on_spikingjelly_is_the_measured_one():
+    twin = json.loads((ROOT / "docs" / "results" / "cifar10_jpeg_twin" / "twin.json").read_text(encoding="utf-8"))
+    assert f"in {twin['time_ratio']} times the time" in README
 
 
 def test_every_benchmark_is_explained():
