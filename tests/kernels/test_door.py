@@ -177,10 +177,10 @@ def run_forward(op: str, **changed: Any) -> list[Tensor]:
 @pytest.mark.parametrize(("op", "name"), [pair for pair in TENSORS if pair not in (("lif", "x"), ("multi_lif", "x"))])
 def test_a_tensor_of_another_shape_is_refused(op: str, name: str) -> None:
     tensor = CALLS[op][1][name]
-    with pytest.raises(ValueError, match=r"shape|divide"):
+    with pytest.raises(ValueError, match=r"shape|divide|thresholds"):
         run_forward(op, **{name: tensor[..., None]})
     if tensor.dim() == 1:
-        with pytest.raises(ValueError, match="shape"):
+        with pytest.raises(ValueError, match="shape|thresholds"):
             run_forward(op, **{name: tensor[:-2]})
 
 

@@ -1,5 +1,7 @@
 """LIF through the compiled extension: fp32 or bf16 storage, fp32 arithmetic, any dense layout with time outermost."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -42,10 +44,14 @@ def _extent(x: Tensor, num_steps: int) -> tuple[int, int, int, bool]:
 
 def _layouts(x: Tensor, num_steps: int) -> tuple[Layout, Layout, Layout]:
     """Of x, of all steps and of one: contiguous or channels-last, as x is."""
-    last = -1 if x.is_contiguous() or x.dim() < 4 else 2
-    step = x.shape[1:]
-    steps = Layout.of(x.dtype, (num_steps, *step), last)
-    return Layout.like(x, last), steps, Layout.of(x.dtype, step, min(last, 1))
+    return _layouts_of(x.dtype, x.shape, num_steps, -1 if x.is_contiguous() or x.dim() < 4 else 2)
+
+
+@functools.lru_cache(maxsize=1024)
+def _layouts_of(dtype: torch.dtype, shape: torch.Size, num_steps: int, last: int) -> tuple[Layout, Layout, Layout]:
+    step = shape[1:]
+    steps = Layout.of(dtype, (num_steps, *step), last)
+    return Layout.of(dtype, shape, last), steps, Layout.of(dtype, step, min(last, 1))
 
 
 @torch.library.impl(_library, "lif", "CPU")
