@@ -74,7 +74,8 @@ def serve(batch: int, clock: str) -> None:
     for line in sys.stdin:
         if line not in cases:
             cases.clear()
-            cases[line] = make(*line.strip().split(", "), batch)
+            name, kind = line.strip().split(", ")
+            cases[line] = make(name, kind, batch)
         began = now()
         cases[line]()
         print(now() - began, flush=True)

@@ -69,8 +69,7 @@ def limit_of(dtype: torch.dtype) -> float:
 
 def density(x: Tensor) -> float:
     """The share of values in x that are not 0, of a sample."""
-    found: float = extension().density(STORAGE[x.dtype], Layout.like(x, -3).address("x", x), x.numel(), SAMPLE)
-    return found
+    return extension().density(STORAGE[x.dtype], Layout.like(x, -3).address("x", x), x.numel(), SAMPLE)
 
 
 def sparse_enough(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
@@ -130,9 +129,8 @@ def _weights(x: Tensor, weight: Tensor) -> Layout:
 
 def _given(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[int, int, int]:
     """Addresses of x, [N, C, H, W], weight and float32 bias."""
-    biases = Layout.of(torch.float32, (len(weight),))
-    weights = _weights(x, weight).address("weight", weight)
-    return Layout.like(x, 1).address("x", x), weights, biases.address("bias", bias)
+    biases, weights = Layout.of(torch.float32, (len(weight),)), _weights(x, weight)
+    return Layout.like(x, 1).address("x", x), weights.address("weight", weight), biases.address("bias", bias)
 
 
 @torch.library.register_fake("spimm::spike_conv2d", lib=_library)
@@ -178,8 +176,9 @@ def _forward_lif(
     ones, zeros = torch.ones(len(weight)), torch.zeros(len(weight))  # a norm that changes nothing
     spikes = norm_lif(z, ones, zeros, dynamics, zeros, ones, None, added, num_steps=num_steps, eps=0.0)[0]
     if len(sparse):
-        of_sparse = [None if tensor is None else channels_last(tensor[:, sparse]) for tensor in (x, added)]
-        spikes[:, sparse] = _convolve_lif(of_sparse[0], weight, bias, of_sparse[1], neuron, num_steps, 1.0)
+        added = None if added is None else channels_last(added[:, sparse])
+        x = channels_last(x[:, sparse])
+        spikes[:, sparse] = _convolve_lif(x, weight, bias, added, neuron, num_steps, 1.0)
     return spikes
 
 
