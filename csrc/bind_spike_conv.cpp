@@ -17,18 +17,19 @@ void bind_spike_conv(nb::module_ &m) {
         return spimm::kernels().spike_conv->density(static_cast<spimm::Storage>(storage), at(x), size, sample);
     });
 
-    m.def("spike_conv_forward", [](int storage, ConvExtentValues extent, int num_threads, Address x, Address weight, Address bias,
-                                   Address y) {
+    m.def("spike_conv_forward", [](int storage, ConvExtentValues extent, double limit, int num_threads, Address x, Address weight,
+                                   Address bias, Address y) {
         nb::gil_scoped_release release;
-        spimm::kernels().spike_conv->forward(static_cast<spimm::Storage>(storage), at(x), at(weight), at<float>(bias),
-                                             at(y), extent_of(extent), num_threads);
+        spimm::kernels().spike_conv->forward(static_cast<spimm::Storage>(storage), at(x), at(weight), at<float>(bias), nullptr, at(y),
+                                             {}, extent_of(extent), 0, false, limit, num_threads);
     });
 
     m.def("spike_conv_lif_forward", [](int storage, NeuronValues neuron, ConvExtentValues extent, int64_t num_steps, bool x_shared,
-                                       int num_threads, Address x, Address weight, Address bias, Address added, Address spikes) {
+                                       double limit, int num_threads, Address x, Address weight, Address bias, Address added,
+                                       Address spikes) {
         nb::gil_scoped_release release;
-        spimm::kernels().spike_conv->forward_lif(static_cast<spimm::Storage>(storage), at(x), at(weight), at<float>(bias), at(added),
-                                                 at(spikes), neuron_of(neuron), extent_of(extent), num_steps, x_shared, num_threads);
+        spimm::kernels().spike_conv->forward(static_cast<spimm::Storage>(storage), at(x), at(weight), at<float>(bias), at(added),
+                                             at(spikes), neuron_of(neuron), extent_of(extent), num_steps, x_shared, limit, num_threads);
     });
 
     m.def("spike_conv_grad_weight", [](int storage, ConvExtentValues extent, int num_threads, Address x, Address grad_y,

@@ -38,15 +38,15 @@ template <class S, int count, bool binary> inline void add_row(Vec (&sum)[count]
     if constexpr (sizeof(S) == sizeof(float)) {
         for (int j = 0; j < count; ++j) {
             const Vec values = load_vec(row + j * lanes);
-            sum[j] += binary ? values : values * value;
+            sum[j] = binary ? sum[j] + values : fma(all(value), values, sum[j]);
         }
     } else {
         for (int j = 0; j < count; j += 2) {
             Words both;
             std::memcpy(&both, row + j * lanes, sizeof both);
             const Vec first = std::bit_cast<Vec>(both << 16), second = std::bit_cast<Vec>(both & 0xffff0000u);
-            sum[j] += binary ? first : first * value;
-            sum[j + 1] += binary ? second : second * value;
+            sum[j] = binary ? sum[j] + first : fma(all(value), first, sum[j]);
+            sum[j + 1] = binary ? sum[j + 1] + second : fma(all(value), second, sum[j + 1]);
         }
     }
 }

@@ -14,12 +14,12 @@ struct ConvExtent {
 struct SpikeConvKernels {
     // Non-zero values of x among about `sample` of them, evenly spread, as a share of those looked at.
     double (*density)(Storage, const void *x, int64_t size, int64_t sample);
-    // weight is [out, kernel, kernel, in], stored as x; bias [out] in float, or null.
-    void (*forward)(Storage, const void *x, const void *weight, const float *bias, void *y, const ConvExtent &, int num_threads);
-    // LIF(convolution) + added, from rest, without gradients: x is [num_steps, images, ...], or one step for all, and no
-    // potential reaches memory. added and spikes are [num_steps, images, height, width, out]; bias and added may be null.
-    void (*forward_lif)(Storage, const void *x, const void *weight, const float *bias, const void *added, void *spikes,
-                        const Neuron &, const ConvExtent &, int64_t num_steps, bool x_shared, int num_threads);
+    // weight is [out, kernel, kernel, in], stored as x; bias [out] in float, or null. With num_steps 0 y is the convolution of
+    // x [images, ...]; else LIF(convolution) + added, from rest, without gradients: x is [num_steps, images, ...], or one step
+    // for all, added and y are [num_steps, images, height, width, out], and no potential reaches memory. added may be null.
+    // Images among whose values no more than `limit` are not 0 add up their events. y does not depend on it by a bit.
+    void (*forward)(Storage, const void *x, const void *weight, const float *bias, const void *added, void *y, const Neuron &,
+                    const ConvExtent &, int64_t num_steps, bool x_shared, double limit, int num_threads);
     // grad_weight is [out, kernel, kernel, in], stored as x.
     void (*grad_weight)(Storage, const void *x, const void *grad_y, void *grad_weight, const ConvExtent &, int num_threads);
 };

@@ -25,6 +25,7 @@ typedef uint32_t Words __attribute__((vector_size(4 * lanes)));
 typedef uint16_t Halves __attribute__((vector_size(2 * lanes)));
 
 inline Vec all(float value) { return Vec{} + value; }
+inline Vec spread(float value) { return value - Vec{}; }  // as `all`, -0 and all: one instruction with a value from memory
 
 // a b + c, rounded once where the processor can.
 inline Vec fma(Vec a, Vec b, Vec c) {

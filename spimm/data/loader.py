@@ -127,6 +127,19 @@ class Loader:
         )
         return iter(workers)
 
+    def names(self, epoch: int, index: int) -> list[str]:
+        """What the images of batch `index` of an epoch are called, in its order: paths, or numbers in the split."""
+        own = self._own(self._order(epoch), index)
+        if self.augment is None:
+            own = own[self.split.decoded(own)]
+        return [self.split.name(number) for number in own.tolist()]
+
+    def _own(self, order: Tensor, index: int) -> Tensor:
+        """Indices of this rank's images in global batch `index`."""
+        start, stop = self._bounds(index)
+        first, end = ((stop - start) * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        return order[start:stop][first:end]
+
     def _order(self, epoch: int) -> Tensor:
         """Indices of the split in the order of the epoch, the same on every rank. [N]"""
         if not self.shuffle:
@@ -152,15 +165,15 @@ class Loader:
         return (cut, len(self.split)) if index == last else (index * together, cut)
 
     def _batch(self, order: Tensor, epoch: int, index: int) -> Batch:
-        start, stop = self._bounds(index)
-        chosen = order[start:stop]
-        first, end = (len(chosen) * rank // self.world_size for rank in (self.rank, self.rank + 1))
         if self.augment is None:
-            own = chosen[first:end]
+            own = self._own(order, index)
             images = self._normalized(self.split.read(own))
             kept = self.split.decoded(own)
             whole = bool(kept.all())
             return self._in_frames(images if whole else images[kept]), self.split.labels[own if whole else own[kept]]
+        start, stop = self._bounds(index)
+        chosen = order[start:stop]
+        first, end = (len(chosen) * rank // self.world_size for rank in (self.rank, self.rank + 1))
         pieces = []
         for part in range(self.parts):
             low, high = (len(chosen) * border // self.parts for border in (part, part + 1))

@@ -89,6 +89,10 @@ class ImageSplit:
             return []
         return [self.images.paths[index] for index in self.images.bad.nonzero().flatten().tolist()]
 
+    def name(self, index: int) -> str:
+        """The path of image `index`, or its number in the split."""
+        return f"image {index}" if isinstance(self.images, Tensor) else self.images.paths[index]
+
     def subset(self, indices: Sequence[int] | Tensor | np.ndarray) -> "ImageSplit":
         """The images at `indices` (integers in [0, N), repeats allowed), in that order."""
         index = torch.as_tensor(indices)

@@ -30,11 +30,19 @@ def pick_stages(indices: Sequence[int] | int | None, num_stages: int) -> list[in
     return [index % num_stages for index in indices]
 
 
+def marked(output: Tensor, x: Tensor, batch_dim: int = 0) -> Tensor:
+    """`output`, NaN for the samples of x, [B, ...], that hold a NaN or an infinity, which no threshold lets through."""
+    x = x.detach()
+    mark = (x - x).sum(tuple(range(1, x.dim())))  # 0, or NaN
+    return output + mark.to(output.dtype).view(-1, *[1] * (output.dim() - batch_dim - 1))
+
+
 class FeatureList(nn.Module):
     """Mean over time of each chosen stage. x: [B, C, H, W] or [B, T, C, H, W] -> list of [B, C_i, H_i, W_i].
 
     `per_step` leaves the steps apart: [T, B, C_i, H_i, W_i], T = 1 if all that is in front is the same at every step.
 
+    Maps of a sample with a NaN or an infinity are NaN.
     `feature_info` has one dict a map: num_chs, reduction (input size over map size), module.
     """
 
@@ -48,4 +56,6 @@ class FeatureList(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = self.model.forward_intermediates(x, self.indices, intermediates_only=True)
         assert isinstance(maps, list)
-        return maps if self.per_step else [features.mean(0) for features in maps]
+        if self.per_step:
+            return [marked(features, x, batch_dim=1) for features in maps]
+        return [marked(features.mean(0), x) for features in maps]

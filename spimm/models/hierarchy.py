@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spimm.layers import as_sequence, checkpointed, set_memory
-from spimm.models.features import FeatureList, pick_stages
+from spimm.models.features import FeatureList, marked, pick_stages
 from spimm.models.settings import ImageConfig, ModelConfig
 
 
@@ -41,6 +41,8 @@ def _call(module: nn.Module, *inputs: Any) -> Tensor:
 
 class ImageModel(nn.Module, abc.ABC):
     """x: image [B, C, H, W] or sequence [B, T, C, H, W] -> logits [B, num_classes]. Nothing is kept between calls.
+
+    The logits of a sample with a NaN or an infinity are NaN.
 
     A family gives the maps of its stages, told of in `feature_info`, and the head behind the last one.
     """
@@ -86,7 +88,10 @@ class ImageModel(nn.Module, abc.ABC):
         return self.forward_intermediates(x, [])[0]  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Any:
-        return self.forward_head(self.forward_features(x))
+        output = self.forward_head(self.forward_features(x))
+        if isinstance(output, tuple):
+            return tuple(marked(logits, x) for logits in output)
+        return marked(output, x)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replaces the classifier by a new one; 0 classes leave the pooled features [B, D]."""

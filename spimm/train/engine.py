@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from spimm.layers import quantised, sync_norms
 from spimm.tasks import Classify
+from spimm.train.broken import check_images
 from spimm.train.checkpoint import Checkpoint, FolderGone, NotWritten, last_kept, read_checkpoint, write_checkpoint
 from spimm.train.config import Recipe
 from spimm.train.distributed import Ranks, average_statistics, gradients_stay, replicated, shard
@@ -202,6 +203,7 @@ class Trainer:
         if self.ranks.many:  # ranks draw apart, and as before on any number of them
             seed_step(self.recipe.seed, self.step, self.ranks.rank)
         self._task.check_labels(labels)
+        check_images(images, self._train_loader, self._epoch, self._batch)
         images, labels = (tensor.to(self.device, non_blocking=True) for tensor in (images, labels))
         statistics = copy_buffers(self.model) if self._guard is not None else []
         loss = self._gradients(images, labels)

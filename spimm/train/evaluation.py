@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spimm.tasks import Classify
+from spimm.train.broken import check_images
 from spimm.train.distributed import Ranks
 
 
@@ -60,10 +61,11 @@ def evaluate(
     metric = task.metric(confusion=confusion)
     model.eval()
     try:
-        for images, labels in loader.iterate(0):
+        for batch, (images, labels) in enumerate(loader.iterate(0)):
             if not len(labels):  # all images of the batch are corrupt and left out
                 continue
             task.check_labels(labels)
+            check_images(images, loader, 0, batch)
             with compute_in(precision, place):
                 output = model(images.to(place, non_blocking=True))
             metric.update(output, labels.to(place, non_blocking=True))

@@ -63,7 +63,7 @@ def test_it_agrees_with_the_reference(
     case: dict[str, Any], limit: float, monkeypatch: pytest.MonkeyPatch, with_threads: Any
 ) -> None:
     dtype = case["dtype"]
-    monkeypatch.setitem(cpu.LIMITS, dtype, limit)
+    monkeypatch.setattr(cpu, "limit_of", lambda dtype: limit)
     with_threads(case["threads"])
     truth_inputs, grad = problem(case)
     truth_inputs = [tensor.requires_grad_() for tensor in truth_inputs]
@@ -102,7 +102,7 @@ def test_convolution_and_neuron_in_one_agrees_with_the_reference(
     case: dict[str, Any], limit: float, monkeypatch: pytest.MonkeyPatch, with_threads: Any
 ) -> None:
     dtype, size, num_steps = case["dtype"], SIZES[case["size"]], case["num_steps"]
-    monkeypatch.setitem(cpu.LIMITS, dtype, limit)
+    monkeypatch.setattr(cpu, "limit_of", lambda dtype: limit)
     with_threads(case["threads"])
     (x, weight, *bias), _ = problem(case)
     x = x.unsqueeze(0) if case["shared"] else torch.stack([x.roll(t, -1) for t in range(num_steps)])
@@ -120,16 +120,78 @@ def test_convolution_and_neuron_in_one_agrees_with_the_reference(
     settings: dict[str, Any] = {"num_steps": num_steps, "padding": case["kernel"] // 2, "added": inputs[3]}
     found = spike_conv2d_lif(*inputs[:3], dynamics, **settings, backend="cpu")
     assert found.movedim(2, -1).is_contiguous()
-    # the dense path stores what the convolution gives in the dtype: potentials are rounded to it
-    rounded = dtype == torch.bfloat16 and not cpu.sparse_enough(
-        inputs[0].flatten(0, 1), inputs[1], 1, case["kernel"] // 2
-    )
+    # torch's convolution stores its sums in the dtype: potentials are rounded to it
+    rounded = cpu.has_units(dtype) and limit < 0
     distance = torch.stack(fire.kept).abs()
     decided = (distance > (2**-6 if rounded else 2e-5)).cumprod(0).bool()
     plain = found.double() - (0 if added is None else added)
     assert ((plain == 0) | (plain == 1)).all()
     assert torch.equal(found.double()[decided], truth[decided])
     assert (~decided[-1]).sum() <= 2 + (0.2 if rounded else 0.005) * decided[-1].numel()
+
+
+BITS_FACTORS = {
+    "dtype": list(ROUNDING),
+    "size": list(SIZES),
+    "kernel": [1, 3, 5, 7],
+    "density": [0.1, 0.9],
+    "input": list(INPUTS),
+    "shared": [False, True],
+    "neuron": [False, True],
+    "threads": [1, 2],
+}
+
+
+def call(x: Tensor, weight: Tensor, bias: Tensor | None, *, neuron: bool) -> Tensor:
+    """The convolution of x, [T, B, C, H, W], or the spikes of it, [T, B, C', H, W], by the compiled extension."""
+    padding = weight.shape[-1] // 2
+    if neuron:
+        steps = {"num_steps": 3 if len(x) == 1 else None}
+        return spike_conv2d_lif(x, weight, bias, Dynamics(0.6, 0.47, 0.3), padding=padding, **steps, backend="cpu")
+    y = spike_conv2d(x.flatten(0, 1), weight, bias, padding=padding, backend="cpu")
+    return y.unflatten(0, x.shape[:2])
+
+
+@pytest.mark.parametrize("case", covering(BITS_FACTORS))
+@pytest.mark.parametrize("units", [False, True])
+def test_an_image_has_the_same_bits_beside_sparse_dense_and_broken_ones_and_alone(
+    case: dict[str, Any], units: bool, monkeypatch: pytest.MonkeyPatch, with_threads: Any
+) -> None:
+    monkeypatch.setattr(cpu, "has_units", lambda dtype: units)
+    with_threads(case["threads"])
+    (image, weight, bias), _ = problem(case | {"bias": True})
+    weight = weight / weight[0].numel() ** 0.5
+    image, weight, bias = (tensor.to(case["dtype"]) for tensor in (image, weight, bias))
+    image = image[:1] if case["shared"] else torch.stack([image[0], image[0].roll(1, -1), image[0] * 0])
+    x = torch.stack([image] * 3, dim=1)  # [T, B, C, H, W]
+
+    def of_first(x: Tensor) -> Tensor:
+        return call(x, weight, bias, neuron=case["neuron"])[:, 0]
+
+    expected = of_first(x)
+    for value in (0.0, 1.0, torch.nan, torch.inf):
+        x[:, 1:] = value
+        assert torch.equal(of_first(x), expected)
+    if not units:  # torch's sums may differ with the number of images
+        assert torch.equal(of_first(x[:, :1]), expected)
+        for limit in (1.0, -1.0):
+            monkeypatch.setattr(cpu, "limit_of", lambda dtype, limit=limit: limit)
+            assert torch.equal(of_first(x), expected)
+
+
+@pytest.mark.parametrize("limit", [1.0, -1.0], ids=["cpu event-driven", "cpu dense"])
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+@pytest.mark.parametrize("what", ["x", "weight"])
+def test_what_is_not_finite_goes_where_torch_takes_it(
+    what: str, broken: float, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "limit_of", lambda dtype: limit)
+    tensors = {"x": (values(2, 5, 6, 6) > 1).float(), "weight": values(9, 5, 3, 3, seed=1).float()}
+    tensors[what][1, 2, 1, 1] = broken
+    expected = conv2d(**{"input": tensors["x"], "weight": tensors["weight"]}, padding=1)
+    found = spike_conv2d(**tensors, padding=1, backend="cpu")
+    inside = (..., slice(1, -1), slice(1, -1))  # torch may or may not multiply the zeros around the image
+    torch.testing.assert_close(found[inside], expected[inside], equal_nan=True, atol=1e-5, rtol=1e-5)
 
 
 def test_convolution_and_neuron_in_one_has_no_gradient() -> None:

@@ -124,7 +124,7 @@ def _input_gradient(grad: Tensor, weight: Tensor, to: Tensor) -> None:
     inputs = Layout.of(grad.dtype, (len(grad), weight.shape[1], *grad.shape[2:]), 1)
     got, turned_at = Layout.like(grad, 1).address("grad", grad), weights.address("weight", turned)
     addresses = got, turned_at, NOTHING, inputs.address("grad_spikes", to)
-    extension().spike_conv_forward(STORAGE[grad.dtype], event_extent(grad, turned), num_threads(), *addresses)
+    extension().spike_conv_forward(STORAGE[grad.dtype], event_extent(grad, turned), 1.0, num_threads(), *addresses)
 
 
 def _weight_gradient(grad: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:

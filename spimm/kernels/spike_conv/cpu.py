@@ -1,4 +1,8 @@
-"""Convolution of spikes through the compiled extension, or torch's own where the input is dense.
+"""Convolution of spikes through the compiled extension, or torch's own for the forms that it lacks.
+
+The extension adds up events where an input is sparse and makes every product elsewhere, with the same bits: an image's
+output does not depend on its batch-mates. In bfloat16 on a processor with units for it torch's convolution is faster
+where the input is dense, but sums in another order: there each image chooses for itself.
 
 The backward pass has three parts: the input gradient is a dense convolution; the weight gradient skips what is 0 in the
 input; the input itself may be kept packed.
@@ -17,9 +21,9 @@ from spimm.kernels.norm_lif.cpu import norm_lif
 
 KERNELS = (1, 3, 5, 7)
 SAMPLE = 65536  # values looked at to judge how sparse an input is
-# Largest share of non-zero inputs at which skipping zeros wins, measured beside oneDNN; matrix units move it.
-LIMITS = {torch.float32: 0.28, torch.bfloat16: 0.22}
-MATRIX_UNIT_LIMIT = 0.04
+# Largest share of non-zero inputs at which skipping zeros wins; units for bfloat16, and matrix units, move it.
+LIMITS = {torch.float32: 0.28, torch.bfloat16: 0.45}
+UNIT_LIMIT, MATRIX_UNIT_LIMIT = 0.22, 0.04
 HEADER = 64  # bytes in front of packed values; they hold the bits of a value, or 0 where values are kept as they are
 
 _library = torch.library.Library("spimm", "FRAGMENT")
@@ -44,16 +48,33 @@ def spike_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, pa
     return torch.ops.spimm.spike_conv2d(channels_last(x, 1), weight, bias, stride, padding, memory == "packed")[0]
 
 
-def sparse_enough(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
-    """Whether the event-driven kernel serves this call: its form, and the share of values in x that are not 0."""
+def has_form(weight: Tensor, stride: int, padding: int) -> bool:
+    """Whether the extension has a kernel for convolutions of this form."""
     kernel = weight.shape[-1]
     same_size = stride == 1 and weight.shape[-2:] == (kernel, kernel) and padding == kernel // 2
-    if not same_size or kernel not in KERNELS or not weight.numel():
-        return False
-    limit = LIMITS[x.dtype]
-    if x.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported():
-        limit = MATRIX_UNIT_LIMIT
-    return extension().density(STORAGE[x.dtype], Layout.like(x, -3).address("x", x), x.numel(), SAMPLE) <= limit
+    return same_size and kernel in KERNELS and weight.numel() > 0
+
+
+def has_units(dtype: torch.dtype) -> bool:
+    """Whether the processor multiplies values of this dtype faster than float32, which torch makes use of."""
+    return dtype == torch.bfloat16 and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def limit_of(dtype: torch.dtype) -> float:
+    """Largest share of non-zero inputs at which events are added up."""
+    if not has_units(dtype):
+        return LIMITS[dtype]
+    return MATRIX_UNIT_LIMIT if torch.cpu._is_amx_tile_supported() else UNIT_LIMIT
+
+
+def density(x: Tensor) -> float:
+    """The share of values in x that are not 0, of a sample."""
+    return extension().density(STORAGE[x.dtype], Layout.like(x, -3).address("x", x), x.numel(), SAMPLE)
+
+
+def sparse_enough(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
+    """Whether the event-driven kernel serves this call as a whole: its form, and the share of x that is not 0."""
+    return has_form(weight, stride, padding) and density(x) <= limit_of(x.dtype)
 
 
 def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
@@ -72,13 +93,33 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """The output, and with `packed` what the backward pass needs of x."""
     kept = _pack(x) if packed else torch.empty(0, dtype=torch.uint8)
-    if not sparse_enough(x, weight, stride, padding):
+    if not has_form(weight, stride, padding):
         return channels_last(torch.conv2d(x, weight, bias, stride, padding), 1), kept
+    if not has_units(x.dtype):
+        return _convolve(x, weight, bias, limit_of(x.dtype)), kept
+    sparse = _sparse_images(x.unsqueeze(0))
+    if len(sparse) == len(x):
+        return _convolve(x, weight, bias, 1.0), kept
+    y = channels_last(torch.conv2d(x, weight, bias, stride, padding), 1)
+    if len(sparse):
+        y[sparse] = _convolve(channels_last(x[sparse], 1), weight, bias, 1.0)
+    return y, kept
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, limit: float) -> Tensor:
+    """By the extension; groups of images with a share of non-zero values up to `limit` add up their events."""
     weight, y = channels_last(weight, 1), _empty((len(x), len(weight), *x.shape[-2:]), x)
     bias = None if bias is None else bias.float().contiguous()
     addresses = *_given(x, weight, bias), Layout.like(y, 1).address("y", y)
-    extension().spike_conv_forward(STORAGE[x.dtype], event_extent(x, weight), num_threads(), *addresses)
-    return y, kept
+    extension().spike_conv_forward(STORAGE[x.dtype], event_extent(x, weight), limit, num_threads(), *addresses)
+    return y
+
+
+def _sparse_images(x: Tensor) -> Tensor:
+    """Indices of the images of x, [T, B, C, H, W], that are sparse enough over all steps."""
+    limit, steps = limit_of(x.dtype), range(len(x))
+    shares = (sum(density(x[t, image]) for t in steps) / len(x) for image in range(x.shape[1]))
+    return torch.tensor([image for image, share in enumerate(shares) if share <= limit], dtype=torch.int64)
 
 
 def _weights(x: Tensor, weight: Tensor) -> Layout:
@@ -88,9 +129,8 @@ def _weights(x: Tensor, weight: Tensor) -> Layout:
 
 def _given(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[int, int, int]:
     """Addresses of x, [N, C, H, W], weight and float32 bias."""
-    biases = Layout.of(torch.float32, (len(weight),))
-    weights = _weights(x, weight).address("weight", weight)
-    return Layout.like(x, 1).address("x", x), weights, biases.address("bias", bias)
+    biases, weights = Layout.of(torch.float32, (len(weight),)), _weights(x, weight)
+    return Layout.like(x, 1).address("x", x), weights.address("weight", weight), biases.address("bias", bias)
 
 
 @torch.library.register_fake("spimm::spike_conv2d", lib=_library)
@@ -124,20 +164,36 @@ def _forward_lif(
     x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None, coefficients: Tensor, num_steps: int,
     padding: int, *code: int,
 ) -> Tensor:  # fmt: skip
-    images = x.flatten(0, 1)
-    if not sparse_enough(images, weight, 1, padding):
-        z = channels_last(torch.conv2d(images, weight, bias, 1, padding), 1).unflatten(0, x.shape[:2])
-        decay, gain, threshold = coefficients.tolist()
-        dynamics = Dynamics(decay, gain, threshold, None if code[0] else 0.0)
-        ones, zeros = torch.ones(len(weight)), torch.zeros(len(weight))  # a norm that changes nothing
-        return norm_lif(z, ones, zeros, dynamics, zeros, ones, None, added, num_steps=num_steps, eps=0.0)[0]
+    neuron = (*coefficients.tolist(), *code)
+    if has_form(weight, 1, padding) and not has_units(x.dtype):
+        return _convolve_lif(x, weight, bias, added, neuron, num_steps, limit_of(x.dtype))
+    sparse = _sparse_images(x) if has_form(weight, 1, padding) else torch.empty(0, dtype=torch.int64)
+    if len(sparse) == x.shape[1]:
+        return _convolve_lif(x, weight, bias, added, neuron, num_steps, 1.0)
+    z = channels_last(torch.conv2d(x.flatten(0, 1), weight, bias, 1, padding), 1).unflatten(0, x.shape[:2])
+    decay, gain, threshold, soft_reset, *_ = neuron
+    dynamics = Dynamics(decay, gain, threshold, None if soft_reset else 0.0)
+    ones, zeros = torch.ones(len(weight)), torch.zeros(len(weight))  # a norm that changes nothing
+    spikes = norm_lif(z, ones, zeros, dynamics, zeros, ones, None, added, num_steps=num_steps, eps=0.0)[0]
+    if len(sparse):
+        added = None if added is None else channels_last(added[:, sparse])
+        x = channels_last(x[:, sparse])
+        spikes[:, sparse] = _convolve_lif(x, weight, bias, added, neuron, num_steps, 1.0)
+    return spikes
+
+
+def _convolve_lif(
+    x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None, neuron: tuple[float, ...], num_steps: int,
+    limit: float,
+) -> Tensor:  # fmt: skip
+    """As _convolve, with the neuron."""
     shape = (num_steps * x.shape[1], len(weight), *x.shape[-2:])
     weight, spikes = channels_last(weight, 1), _empty(shape, x)
     bias = None if bias is None else bias.float().contiguous()
     steps = Layout.of(x.dtype, (num_steps, x.shape[1], *shape[1:]), 2)
     extension().spike_conv_lif_forward(
-        STORAGE[x.dtype], (*coefficients.tolist(), *code), event_extent(x[0], weight), num_steps, len(x) != num_steps,
-        num_threads(), *_given(images, weight, bias), steps.address("added", added),
+        STORAGE[x.dtype], neuron, event_extent(x[0], weight), num_steps, len(x) != num_steps, limit, num_threads(),
+        *_given(x.flatten(0, 1), weight, bias), steps.address("added", added),
         Layout.like(spikes, 1).address("spikes", spikes),
     )  # fmt: skip
     return spikes.unflatten(0, (num_steps, x.shape[1]))
