@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from spimm.layers import ConvNeuron, ConvUnit
 from spimm.neurons import MultiLIF, Neuron
@@ -72,6 +73,11 @@ class Probe:
     timed: bool = False
     """The result is spike times from 0 to 1, infinite where a neuron is silent, and no spikes."""
 
+    @property
+    def counts(self) -> bool:
+        """Whether it counts the operations of its module."""
+        return self.work is not _no_work
+
 
 @functools.singledispatch
 def probe(module: nn.Module) -> tuple[Probe, ...]:
@@ -94,13 +100,29 @@ def probes_of(model: nn.Module) -> Iterator[tuple[str, nn.Module, Probe]]:
 
 
 @probe.register
-def _(module: nn.Conv2d) -> tuple[Probe, ...]:
-    """k^2 Cin Cout H' W' / groups."""
+def _(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[Probe, ...]:
+    """k^2 Cin Cout H' W' / groups, for maps of any number of axes."""
 
     def work(inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Work, ...]:
-        return (Work("conv", module.weight.numel() * output.shape[-2] * output.shape[-1], gate=0),)
+        return (Work("conv", module.weight.numel() * math.prod(output.shape[3:]), gate=0),)
 
     return (Probe("conv", ("x",), work, leading=1),)
+
+
+@probe.register
+def _(module: nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d) -> tuple[Probe, ...]:
+    """k^2 Cin Cout H W / groups: each value of the input meets every weight of its channel, as a spike does."""
+
+    def work(inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Work, ...]:
+        return (Work("conv", module.weight.numel() * math.prod(inputs[0].shape[3:]), gate=0),)
+
+    return (Probe("conv", ("x",), work, leading=1),)
+
+
+@probe.register
+def _(module: _NormBase | nn.GroupNorm | nn.LayerNorm | nn.RMSNorm | nn.PReLU | nn.Embedding) -> tuple[Probe, ...]:
+    """Norms, scales and look-ups of a row multiply no matrices and are not counted."""
+    return ()
 
 
 @probe.register

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from spimm.analyze.ops import Probe, probes_of
 from spimm.analyze.tally import LayerSums, count_spikes, sum_times, sum_values
 from spimm.analyze.trace import Trace
+from spimm.analyze.uncounted import WatchProducts, calling_module, check_counted, unknown_layers
 from spimm.neurons import hooks_unseen
 
 
@@ -30,6 +31,8 @@ class Recorder:
         self._samples = 0
         self._running: dict[str, LayerSums] | None = None
         self._input_shape: torch.Size = torch.Size()
+        self._uncounted: dict[str, str] = {}
+        self._inside = 0  # layers that count their work, or a measurement
 
     def trace(self) -> Trace:
         """What was recorded. Raises ValueError if no batch ran."""
@@ -41,11 +44,42 @@ class Recorder:
     def attach(self, model: nn.Module, hooks: contextlib.ExitStack, kinds: Container[str] | None = None) -> None:
         """Puts hooks on the model's layers, those of the `kinds` or all, for as long as `hooks` is open."""
         hooks.callback(model.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
+        counting: set[nn.Module] = set()
         for label, module, found in probes_of(model):
             if kinds is None or found.kind in kinds:
                 measure = partial(self._measure, label or self.model_name, found)
                 hooks.callback(module.register_forward_hook(measure, with_kwargs=True).remove)
+                counting |= {module} if found.counts else set()
+        if kinds is None:
+            self._watch(model, hooks, counting)
         hooks.callback(model.register_forward_hook(self._end).remove)
+
+    def _watch(self, model: nn.Module, hooks: contextlib.ExitStack, counting: set[nn.Module]) -> None:
+        """Notes what runs outside of every layer that counts its work."""
+        for module in counting:
+            hooks.callback(module.register_forward_pre_hook(self._enter).remove)
+            hooks.callback(module.register_forward_hook(self._leave).remove)
+        for name, module in unknown_layers(model):
+            note = partial(self._note_layer, name or self.model_name)
+            hooks.callback(module.register_forward_hook(note).remove)
+        names = {module: name or self.model_name for name, module in model.named_modules()}
+        hooks.enter_context(WatchProducts(partial(self._note_product, names)))
+
+    def _enter(self, *_: object) -> None:
+        self._inside += 1
+
+    def _leave(self, *_: object) -> None:
+        self._inside -= 1
+
+    def _note_layer(self, name: str, module: nn.Module, *_: object) -> None:
+        if not self._inside:
+            self._uncounted[name] = type(module).__name__
+
+    def _note_product(self, names: dict[nn.Module, str], op: str) -> None:
+        if self._running is not None and not self._inside:
+            module = calling_module(names)
+            where = self.model_name if module is None else names[module]
+            self._uncounted.setdefault(where, f"{op} in {type(module).__name__}")
 
     @torch.no_grad()
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -53,11 +87,16 @@ class Recorder:
         if not tensors or tensors[0].dim() < 1 or not len(tensors[0]):
             raise ValueError(f"{self.model_name} was called without a sample; wanted an input [B, ...], B >= 1")
         self._input_shape = tensors[0].shape
-        self._running = {}
+        self._running, self._uncounted, self._inside = {}, {}, 0
 
-    @torch.no_grad()
-    @hooks_unseen()
-    def _measure(
+    def _measure(self, *call: Any) -> None:
+        """Measures without being measured."""
+        self._inside += 1
+        with torch.no_grad(), hooks_unseen():
+            self._take_in(*call)
+        self._inside -= 1
+
+    def _take_in(
         self, name: str, found: Probe, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> None:
         if self._running is None:
@@ -92,6 +131,7 @@ class Recorder:
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         assert self._running is not None
         running, self._running = self._running, None
+        check_counted(self.model_name, self._uncounted)
         num_steps = self._steps_of(running)
         if self._num_steps not in (None, num_steps):
             before = f"{self.model_name} ran {self._num_steps} steps before"
@@ -119,7 +159,8 @@ def record(
     Layers are named as the modules are (`#2` is added for a second call within one of the model); a neuron inside a
     fused op is `<unit>.neuron`. The model's outputs, mode, state and attributes stay as they are, also after an error;
     a call that fails counts for nothing. kinds: of layers that are recorded, such as "neuron"; None is all. Raises
-    ValueError, naming the layer, if a neuron gives anything but 0 and 1.
+    ValueError, naming the layer, if a neuron gives anything but 0 and 1, and, where all kinds are recorded, for weights
+    and matrix products that no probe counts.
     """
     recorder = Recorder(model_name or type(model).__name__)
     with contextlib.ExitStack() as hooks:

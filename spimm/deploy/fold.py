@@ -74,11 +74,17 @@ def _replace(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
 
 
 def _without_parametrizations(model: nn.Module) -> nn.Module:
-    """The model, whose parametrised weights are now what the parametrisations made of them."""
+    """The model, whose parametrised weights are now what the parametrisations made of them.
+
+    torch's remove_parametrizations changes the class, which a copy shares with its original.
+    """
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, name)
+            computed = {name: getattr(module, name).detach() for name, _ in module.parametrizations.named_children()}  # pyright: ignore
+            module.__class__ = parametrize.type_before_parametrizations(module)
+            del module.parametrizations
+            for name, value in computed.items():
+                module.register_parameter(name, nn.Parameter(value, requires_grad=False))
     return model
 
 

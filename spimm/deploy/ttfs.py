@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from spimm.kernels.rel_psp.reference import earliest
 from spimm.layers import DirectCode, PixelCode, PSPLinear, Readout, TTFSUnit
-from spimm.neurons import RelPSP, ReLU1
+from spimm.neurons import RelPSP, ReLU1, has_hooks, has_own_forward
 
 Code = DirectCode | PixelCode
 
@@ -92,11 +92,21 @@ def chain_of(model: nn.Module) -> Chain:
 
 
 def spiking_chain_of(model: nn.Module) -> Chain:
-    """As chain_of. Raises ValueError for neurons without spike times, too."""
+    """As chain_of. Raises ValueError for neurons without spike times, and for units that are more than their equations.
+
+    A simulation computes what units do without calling them: hooks and forwards of their own would be passed over.
+    """
     chain = chain_of(model)
     for name, unit in chain.units.items():
         if not isinstance(unit.neuron, RelPSP):
             raise ValueError(f"neurons of {name} are {unit.neuron}; wanted RelPSP, which have spike times")
+        for part in (unit, unit.product, unit.neuron):
+            if has_hooks(part) or has_own_forward(part):
+                part_of, what = (
+                    f"{type(part).__name__} of {name}",
+                    "hooks" if has_hooks(part) else "a forward of its own",
+                )
+                raise ValueError(f"{part_of} has {what}, which a simulation does not run; simulate a model without")
     return chain
 
 

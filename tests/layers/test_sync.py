@@ -35,11 +35,28 @@ def outcome(op: Op, norm: nn.BatchNorm2d, x: Tensor, added: Tensor, weights: Ten
     return [y.detach(), *torch.autograd.grad(loss, [x, *norm.parameters()]), norm.running_mean, norm.running_var]
 
 
-def test_every_op_over_two_ranks_equals_the_op_on_all_images(one_thread: None, tmp_path: Path) -> None:
+def hooked(model: nn.Module) -> nn.Module:
+    """Ours, each norm with a hook."""
+    sync_norms(model)
+    for module in model:
+        module.register_forward_hook(lambda *_: None)
+    return model
+
+
+CONVERTERS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "ours": sync_norms,
+    "torch's": nn.SyncBatchNorm.convert_sync_batchnorm,
+    "torch's, then ours": lambda model: sync_norms(nn.SyncBatchNorm.convert_sync_batchnorm(model)),
+    "hooked": hooked,
+}
+
+
+@pytest.mark.parametrize("converter", CONVERTERS)
+def test_every_op_over_two_ranks_equals_the_op_on_all_images(converter: str, one_thread: None, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    cases = []
+    cases, dtypes = [], {torch.float64: 1e-12, torch.float32: 2e-5}
     for name in OPS:
-        for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
+        for dtype, tolerance in list(dtypes.items())[: 2 if converter == "ours" else 1]:
             for steps in (STEPS, 1):
                 norm = nn.BatchNorm2d(6).to(dtype)
                 nn.init.uniform_(norm.weight, 0.5, 1.5)
@@ -51,8 +68,8 @@ def test_every_op_over_two_ranks_equals_the_op_on_all_images(one_thread: None, t
         mine = slice(0, 4) if rank == 0 else slice(4, IMAGES)  # shares of different size
         results = []
         for name, _, norm, x, added, weights in cases:
-            synced = sync_norms(nn.Sequential(deepcopy(norm)))[0]
-            assert isinstance(synced, SyncBatchNorm2d)
+            synced = CONVERTERS[converter](nn.Sequential(deepcopy(norm)))[0]
+            assert isinstance(synced, SyncBatchNorm2d | nn.SyncBatchNorm)
             results.append([t.tolist() for t in outcome(OPS[name], synced, *(t[:, mine] for t in (x, added, weights)))])
         return results
 
