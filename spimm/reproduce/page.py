@@ -198,14 +198,7 @@ def _summary(rows: Sequence[Row], results: Sequence[Result]) -> str:
         numbers = [levels.pop(Status.FULL, 0), counted[Status.FULL]]
         rest = [levels[level] for level in Status if level is not Status.FULL]
         table.append((title, len(of_system), sum(len(row.figures) for row in of_system), *numbers, *rest))
-    heading = (
-        "",
-        "rows",
-        "figures",
-        Status.FULL.value,
-        "of these counted",
-        *(level.value for level in list(Status)[1:]),
-    )
+    heading = ("", "rows", "figures", Status.FULL.value, "of these counted", *(level.value for level in list(Status)[1:]))
     return _table(heading, (tuple(map(str, line)) for line in table))
 
 
