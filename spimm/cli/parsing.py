@@ -31,8 +31,9 @@ def short_errors(commands: Mapping[str, Command], asked: str) -> Iterator[dict[s
 
 def shortened(text: str, asked: str) -> str:
     """The first part of what tyro frames, the commands where it names them, and where help is."""
-    lines = [line.strip(" │┃|") for line in text.strip().splitlines() if not line.startswith(("╭", "╰", "+"))]
-    parts = [" ".join(part.split()) for part in re.split(r"^[─━-]{4,}$", "\n".join(lines), flags=re.MULTILINE)]
+    lines = [line.strip(" │") for line in text.strip().splitlines()]
+    body = lines[1:-1] if lines[0].startswith("╭") else lines[2:]  # a title in the frame, or one that is underlined
+    parts = [" ".join(part.split()) for part in re.split(r"^[─-]{4,}$", "\n".join(body), flags=re.MULTILINE)]
     wrong = re.sub(r"__tyro-dummy-inner__\.\w+: ", "", parts[0]).partition(" Got errors:")[0]
     others = [part for part in parts[1:] if part.startswith("Available subcommands")]
     return "\n".join([f"spimm: error: {wrong}", *others[:1], f"help: spimm {asked} --help".replace("  ", " ")])

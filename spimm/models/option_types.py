@@ -40,6 +40,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, (tuple, list)) and all(_fits(one, kind) for one in value)
     if origin is Literal:
         return isinstance(value, str)  # which texts, the owner checks
+    if getattr(hint, "_is_protocol", False):
+        return not isinstance(value, bool | int | float | str)
     return isinstance(value, hint if isinstance(hint, type) else origin or object)
 
 
