@@ -122,6 +122,7 @@ def list_cases() -> list[Case]:
 def find_case(name: str) -> Case:
     """The case of that name. Raises ValueError with the nearest names for an unknown one."""
     if name not in _cases:
-        near = difflib.get_close_matches(name, _cases) or list(_cases)
-        raise ValueError(f"unknown case {name!r}; did you mean {', '.join(near)}?")
+        near = difflib.get_close_matches(name, _cases)
+        hint = f"did you mean {', '.join(near)}?" if near else "spimm bench --list names all"
+        raise ValueError(f"unknown case {name!r}; {hint}")
     return _cases[name]

@@ -38,7 +38,7 @@ def evaluate(
         raise ValueError(f"give either --stepwise or --event-driven, got both, --stepwise {stepwise}")
     if precision != "fp32" and (stepwise is not None or event_driven):
         raise ValueError(f"--stepwise and --event-driven compute in fp32, got --precision {precision}")
-    loaded = subject.load(batch_size, precision=precision)
+    loaded = subject.load(batch_size, precision=precision).matched()
     model, counter = loaded.model, EventDriven(loaded.model)
     if event_driven:
         model = counter
@@ -52,8 +52,9 @@ def evaluate(
         print(json.dumps({"data": loaded.recipe.data, "model": loaded.recipe.model, **metrics, **sizes, **counts}))
         return
     console = wide_console()
+    five = f"top-5 {metrics['top5']:.2f} %, " if loaded.data.num_classes > 5 else ""
     console.print(
-        f"{loaded.recipe.model} on {loaded.data.name}: top-1 {metrics['top1']:.2f} %, top-5 {metrics['top5']:.2f} %, "
+        f"{loaded.recipe.model} on {loaded.data.name}: top-1 {metrics['top1']:.2f} %, {five}"
         f"loss {metrics['loss']:.4f}, {metrics['images']} test images"
     )
     if metrics["untied_top1"] < metrics["top1"]:

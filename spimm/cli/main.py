@@ -11,9 +11,11 @@ from rich.markup import escape
 
 from spimm.cli.analyze import analyze
 from spimm.cli.bench import bench
+from spimm.cli.console import print_anywhere
 from spimm.cli.evaluate import evaluate
 from spimm.cli.info import info
 from spimm.cli.models import models
+from spimm.cli.parsing import short_errors
 from spimm.cli.quickstart import quickstart
 from spimm.cli.recipes import recipes
 from spimm.cli.reproduce import reproduce
@@ -42,11 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     SPIMM_TRACEBACK=1 shows the whole traceback of an error.
     """
     keep_freed_memory()
+    print_anywhere()
     logging.basicConfig(level=os.environ.get("SPIMM_LOG", "WARNING").upper(), format="%(name)s: %(message)s")
     try:
-        status = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="spimm", description=DESCRIPTION, args=arguments, config=(tyro.conf.OmitArgPrefixes,)
-        )
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        asked = given[0] if given and given[0] in COMMANDS else ""
+        with short_errors(COMMANDS, asked) as commands:
+            status = tyro.extras.subcommand_cli_from_dict(
+                commands, prog="spimm", description=DESCRIPTION, args=given, config=(tyro.conf.OmitArgPrefixes,)
+            )
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get("SPIMM_TRACEBACK"):
             raise

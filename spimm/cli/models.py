@@ -8,6 +8,7 @@ from rich.table import Table
 from spimm.cli.console import wide_console
 from spimm.models import list_models, model_card
 from spimm.models.pretrained import shipped
+from spimm.train.overrides import nearest
 
 
 def models(pattern: Annotated[str, tyro.conf.Positional] = "*") -> None:
@@ -18,7 +19,8 @@ def models(pattern: Annotated[str, tyro.conf.Positional] = "*") -> None:
     """
     names = list_models(pattern)
     if not names:
-        raise ValueError(f"no model matches {pattern!r}; all are {', '.join(list_models())}")
+        near = nearest(pattern.strip("*?"), list_models(), rest="spimm models")
+        raise ValueError(f"no model matches {pattern!r}; {near}")
     table = Table("model", "parameters", "input C x H x W", "T", "classes", "recipe", "weights", "note", box=None)
     for column in (1, 3, 4):
         table.columns[column].justify = "right"

@@ -14,9 +14,10 @@ def print_plan(console: Console, dry_run: DryRun) -> None:
     plan = dry_run.plan
     recipe, probe = plan.recipe, plan.probe
     table = Table("", recipe.name, box=None, show_header=True)
+    held_out = f", {plan.data.held_out:,} held out" if plan.data.held_out else ""
     lines = {
         "model": f"{recipe.model}, {plan.parameters:,} parameters",
-        "data": f"{recipe.data}, {plan.data.train:,} for training and {plan.data.test:,} for tests",
+        "data": f"{recipe.data}, {plan.data.train:,} for training{held_out} and {plan.data.test:,} for tests",
         "batch": f"{recipe.batch_size} images, {plan.process_images} on each of {plan.processes} processes",
         "steps": f"{plan.steps:,}: {recipe.total_epochs} epochs of {plan.steps_per_epoch:,}",
         "images": f"{plan.images:,} in training",

@@ -23,7 +23,7 @@ def recipes(
     """
     names = list_recipes(pattern)
     if not names:
-        near = nearest(pattern.strip("*?"), list_recipes())
+        near = nearest(pattern.strip("*?"), list_recipes(), rest="spimm recipes")
         raise ValueError(f"no recipe matches {pattern!r}; {near}")
     rows = []
     for name in names:

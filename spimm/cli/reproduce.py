@@ -21,6 +21,7 @@ def reproduce(
     dry_run: bool = False,
     out: Path | None = None,
     data_dir: Path | None = None,
+    download: bool = False,
     record: tuple[Path, ...] = (),
     name: str | None = None,
     results: Path = Path("docs/results"),
@@ -39,6 +40,7 @@ def reproduce(
         dry_run: print what the run would take and stop.
         out: folder of the run; runs/reproduce/ROW by default.
         data_dir: folder with the data sets; the environment variable SPIMM_DATA by default.
+        download: let torchvision fetch a data set that is missing from the data folder.
         record: folders of finished runs, seeds or folds of the same recipe, to be copied to the results and recorded.
         name: with --record, name of the result; that of the first run's folder by default.
         results: folder of results and of their records.
@@ -72,7 +74,7 @@ def reproduce(
         print_plan(console, plan_run(recipe, data_dir=data_dir))
         return 0
     folder = out or Path("runs/reproduce") / f"{row.id.replace('/', '_')}{'_scaled' if scaled else ''}"
-    result = ledger.reproduce(row, recipe, folder, data_dir=data_dir)
+    result = ledger.reproduce(row, recipe, folder, data_dir=data_dir, download=download)
     if not result.completed:
         return 130
     printed = "; ".join(ledger.show_printed(metric, value) for metric, value in row.trained.items())
@@ -81,6 +83,8 @@ def reproduce(
 
 
 def _page(folder: Path, into: Path | None) -> int:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--table is for a folder of results, there is none at {folder}")
     page = ledger.render(ledger.load_results(folder))
     if into is None:
         sys.stdout.write(page)

@@ -8,13 +8,14 @@ import torch
 import tyro
 from torch import nn
 
-from spimm.data import ImageData, Loader, takes_frames
+from spimm.data import ImageData, Loader, known_classes, takes_frames
 from spimm.deploy import Merge, MergeCost, Sizes, fold, merge_costs, quantise, quantised_sizes
 from spimm.layers import Per
 from spimm.models import load_weights, model_card
 from spimm.models.pretrained import shipped_weights
-from spimm.train import Recipe, build_data, build_loader, build_model, load_run
+from spimm.train import Recipe, build_data, build_loader, build_model, load_run, match_classes, run_classes
 from spimm.train.overrides import read_options
+from spimm.train.place import in_place
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,16 @@ class Subject:
     model: nn.Module
     recipe: Recipe
     data: ImageData
+    class_names: tuple[str, ...] | None = None
+    """Of the data that the model was trained on, by number; None where they are not known."""
     merge_costs: tuple[MergeCost, ...] = ()
     """Of the rows of convolutions that were folded."""
     sizes: Sizes | None = None
     """With --bits: bytes before quantising and after."""
+
+    def matched(self) -> "Subject":
+        """With labels by the numbers of the model's classes. ValueError for classes that the model does not know."""
+        return self if self.class_names is None else replace(self, data=match_classes(self.data, self.class_names))
 
     def test_loader(self) -> Loader:
         """Test images in order, normalised as in training."""
@@ -49,7 +56,9 @@ class SubjectOptions:
     data: str | None = None
     """data set; by default the run's, that of the shipped weights, or digits"""
     data_dir: Path | None = None
-    """folder with the data sets; the environment variable SPIMM_DATA by default"""
+    """folder with the data sets; that in which the run found its data, or the environment variable SPIMM_DATA"""
+    download: bool = False
+    """let torchvision fetch a data set that is missing from the data folder"""
     which: Literal["best", "last"] = "best"
     """the run's best or last checkpoint"""
     num_steps: int | None = None
@@ -97,8 +106,9 @@ class SubjectOptions:
         assert self.run is not None
         recipe, network = load_run(self.run, which=self.which, model_options=options)
         recipe = replace(recipe, data=self.data or recipe.data, **self._view(recipe))
-        images = build_data(recipe, data_dir=self.data_dir)
-        return Subject(network.eval(), recipe, images)
+        found, place = in_place(recipe, self.run, self.data_dir) if self.data is None else (recipe, self.data_dir)
+        images = build_data(found, data_dir=place, download=self.download)
+        return Subject(network.eval(), recipe, images, run_classes(self.run))
 
     def _view(self, recipe: Recipe) -> dict[str, Any]:
         """How large the images are and what is kept of them."""
@@ -115,8 +125,10 @@ class SubjectOptions:
             shape = {"frames": self.num_steps or card.num_steps}
         recipe = Recipe(model=name, data=data, model_options=options, **shape)
         recipe = replace(recipe, **self._view(recipe))
-        images = build_data(recipe, data_dir=self.data_dir)
+        images = build_data(recipe, data_dir=self.data_dir, download=self.download)
         network = build_model(recipe, images, pretrained=self.pretrained)
         if self.weights is not None:
             load_weights(network, self.weights)
-        return Subject(network.eval(), recipe, images)
+        return Subject(
+            network.eval(), recipe, images, known_classes(shipped_weights(name).data) if self.pretrained else None
+        )

@@ -16,6 +16,7 @@ def train(
     changes: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
     out: Path | None = None,
     data_dir: Path | None = None,
+    download: bool = False,
     resume: str = "auto",
     show: bool = False,
     dry_run: bool = False,
@@ -32,6 +33,7 @@ def train(
         changes: settings to change, as key=value.
         out: folder for log, checkpoints and TensorBoard files; runs/RECIPE by default.
         data_dir: folder with the data sets; the environment variable SPIMM_DATA by default.
+        download: let torchvision fetch a data set that is missing from the data folder.
         resume: 'auto' goes on with a run found in 'out', 'never' refuses to, a checkpoint folder goes on from it.
         show: print the recipe with its changes and stop.
         dry_run: build everything, measure a few steps, print what the run will take and stop; nothing is written.
@@ -44,6 +46,8 @@ def train(
         console.print(training.describe_recipe(recipe), settings)
         return 0
     if dry_run:
+        if download:
+            raise ValueError("--dry-run fetches nothing: leave out --download")
         world = int(os.environ.get("WORLD_SIZE", "1")) if processes is None else processes
         planned = training.plan_run(settings, data_dir=data_dir, images=probe, processes=world)
         print_plan(console, planned)
@@ -51,11 +55,21 @@ def train(
     if processes is not None or probe is not None:
         raise ValueError(f"processes and probe are for --dry-run, got {processes} and {probe}")
     folder = out or Path("runs") / recipe
-    result = training.train(settings, folder, resume=resume, data_dir=data_dir)
+    result = training.train(settings, folder, resume=resume, data_dir=data_dir, download=download)
     if not result.completed:
         return 130
     if training.started_rank() > 0:
         return 0
-    best = result.best.get("ema_top1", result.best["top1"])
-    console.print(f"best top-1 {best:.2f} % in epoch {result.best['epoch']:.0f}, kept in {folder}", soft_wrap=True)
+    console.print(f"{summary(result)}; kept in {folder}", soft_wrap=True)
     return 0
+
+
+def summary(result: training.TrainResult) -> str:
+    """The best epoch, by which images it was chosen, what it and the last one reach of the test images."""
+    best, last = (values.get("ema_top1", values["top1"]) for values in (result.best, result.metrics))
+    chosen = "the test images"
+    if "val_top1" in result.best:
+        value = result.best.get("val_ema_top1", result.best["val_top1"])
+        chosen = f"held-out images, top-1 {value:.2f} %"
+    epoch = f"best epoch by {chosen}: {result.best['epoch']:.0f}"
+    return f"{epoch}, with top-1 {best:.2f} % of the test images; last epoch: {last:.2f} %"

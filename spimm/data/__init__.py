@@ -15,8 +15,10 @@ from spimm.data.frames import Representation as Representation
 from spimm.data.loader import Loader as Loader
 from spimm.data.mix import Mix as Mix
 from spimm.data.recording import Recording as Recording
+from spimm.data.registry import known_classes as known_classes
 from spimm.data.registry import list_data as list_data
 from spimm.data.registry import load_data as load_data
+from spimm.data.registry import pin as pin
 from spimm.data.registry import takes_frames as takes_frames
 from spimm.data.save import save_recording as save_recording
 from spimm.data.save import save_recordings as save_recordings

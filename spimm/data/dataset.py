@@ -25,23 +25,35 @@ class ImageData:
     note: str
     left_out: tuple[str, ...] = ()
     """Corrupt images or recordings that are in neither split."""
+    val: ImageSplit | None = None
+    """Images that choose the best epoch, neither trained on nor test images; None where the test images do."""
 
     def __post_init__(self) -> None:
-        if (self.train.in_chans, self.train.size) != (self.test.in_chans, self.test.size):
-            seen = f"{self.train.in_chans} x {self.train.size} and {self.test.in_chans} x {self.test.size}"
-            raise ValueError(f"{self.name}: train and test images must have one shape, got channels x (H, W) {seen}")
-        if self.train.frames != self.test.frames:
-            seen = f"{self.train.frames} and {self.test.frames}"
-            raise ValueError(f"{self.name}: train and test sequences must have the same number of frames, got {seen}")
+        for part, split in self.parts.items():
+            if (self.train.in_chans, self.train.size) != (split.in_chans, split.size):
+                seen = f"{self.train.in_chans} x {self.train.size} and {split.in_chans} x {split.size}"
+                raise ValueError(
+                    f"{self.name}: train and {part} images must have one shape, got channels x (H, W) {seen}"
+                )
+            if self.train.frames != split.frames:
+                seen = f"{self.train.frames} and {split.frames}"
+                raise ValueError(
+                    f"{self.name}: train and {part} sequences must have the same number of frames, got {seen}"
+                )
         if not len(self.mean) == len(self.std) == self.in_chans:
             raise ValueError(f"{self.name}: mean and std need {self.in_chans} values, got {self.mean} and {self.std}")
         if min(self.std) <= 0:
             raise ValueError(f"{self.name}: std must be positive (is a channel constant?), got {self.std}")
-        for part, split in (("train", self.train), ("test", self.test)):
+        for part, split in self.parts.items():
             highest = int(split.labels.max())
             if highest >= self.num_classes:
                 wanted = f"[0, {self.num_classes}) for {self.num_classes} classes"
                 raise ValueError(f"{self.name}: {part} labels must lie in {wanted}, got {highest}")
+
+    @property
+    def parts(self) -> dict[str, ImageSplit]:
+        """train, test and, where there is one, val."""
+        return {"train": self.train, "test": self.test} | ({} if self.val is None else {"val": self.val})
 
     @property
     def num_classes(self) -> int:

@@ -7,6 +7,7 @@
 | cifar10-dvs | cifar10-dvs/CLASS/*.{aedat,mat,npz} | the first 90 % of each class train, or by class, seeded |
 | dvs-gesture | dvs-gesture/*.aedat, *_labels.csv, trials_to_{train,test}.txt | as published |
 | recordings:PATH | PATH/{train,val or test}/CLASS/* | by folder |
+| recordings:PATH | PATH/CLASS/* | by class, seeded, `val_share` (10 %) for tests |
 
 The archives' own top folders, Caltech101 and DvsGesture, may stand in between.
 """
@@ -19,11 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from spimm.data.event_files import EventFiles, Item
-from spimm.data.folder import held_out_part, same_classes
+from spimm.data.folder import FLAT_SHARE, held_out_parts, is_flat, same_classes, tell_of_split
 from spimm.data.formats import read_gesture_labels
 from spimm.data.framed import below
 from spimm.data.mend import REFUSE, Mending
 from spimm.data.static import stratified_split
+from spimm.data.tree import class_folders, passed_over
 from spimm.reading import read_text
 
 SUFFIXES = (".bin", ".aedat", ".aedat4", ".dat", ".raw", ".es", ".mat", ".npz")
@@ -55,26 +57,32 @@ def list_event_files(
     sensor: tuple[int, int] | None = None,
     stream: int | None = None,
     mending: Mending = REFUSE,
+    val_share: float = 0.0,
 ) -> EventFiles:
     """The files of one of EVENT_SETS, or of `recordings`, below `root`.
 
-    train_fraction, seed: of SPLIT_SETS. sensor, stream: of `recordings`. mending: what becomes of events that cannot
-    be. FileNotFoundError for what is missing.
+    train_fraction, seed: of SPLIT_SETS. sensor, stream, val_share: of `recordings`. mending: what becomes of events
+    that cannot be. FileNotFoundError for what is missing.
     """
     if stream is not None and name != "recordings":
         raise ValueError(f"stream is for recordings:PATH, got {stream} for {name}")
-    return replace(_files(name, root, train_fraction, seed, sensor), stream=stream, mending=mending)
+    return replace(_files(name, root, train_fraction, seed, sensor, val_share), stream=stream, mending=mending)
 
 
 def _files(
-    name: str, root: Path, train_fraction: float | None, seed: int | None, sensor: tuple[int, int] | None
+    name: str,
+    root: Path,
+    train_fraction: float | None,
+    seed: int | None,
+    sensor: tuple[int, int] | None,
+    val_share: float,
 ) -> EventFiles:
     if name == "n-mnist":
         return n_mnist(root)
     if name == "dvs-gesture":
         return dvs_gesture(root)
     if name == "recordings":
-        return recordings(root, sensor)
+        return recordings(root, sensor, val_share, seed)
     return (n_caltech101 if name == "n-caltech101" else cifar10_dvs)(root, train_fraction, seed)
 
 
@@ -83,9 +91,19 @@ def n_mnist(root: Path) -> EventFiles:
     return _by_part(root, "Train", "Test", (34, 34), "official split")
 
 
-def recordings(root: Path, sensor: tuple[int, int] | None = None) -> EventFiles:
-    """Own files, in train/CLASS and val/CLASS (or test/CLASS). sensor: (H, W) where files do not state it."""
-    held_out = held_out_part(root)
+def recordings(
+    root: Path, sensor: tuple[int, int] | None = None, val_share: float = 0.0, seed: int | None = None
+) -> EventFiles:
+    """Own files, in train/CLASS and val/CLASS (or test/CLASS); or in CLASS alone, of which `val_share` (0.1 where it is
+    0) are held out for tests, by class and seed.
+
+    sensor: (H, W) where files do not state it.
+    """
+    if is_flat(root):
+        files = _split(root, sensor, 1 - (val_share or FLAT_SHARE), seed or 0)
+        tell_of_split(str(root), len(files.test), len(files.test) + len(files.train), files.note)
+        return files
+    held_out = held_out_parts(root)[0]
     return _by_part(root, "train", held_out, sensor, f"test = its {held_out} folder")
 
 
@@ -128,7 +146,7 @@ def _by_part(root: Path, train: str, test: str, sensor: tuple[int, int] | None, 
     return EventFiles(root, classes, _labelled(listed[train].values()), _labelled(listed[test].values()), sensor, note)
 
 
-def _split(root: Path, sensor: tuple[int, int], train_fraction: float | None, seed: int | None) -> EventFiles:
+def _split(root: Path, sensor: tuple[int, int] | None, train_fraction: float | None, seed: int | None) -> EventFiles:
     listed = _classes(root)
     fraction = DEFAULT_FRACTION if train_fraction is None else train_fraction
     if not 0 < fraction < 1:
@@ -152,9 +170,11 @@ def _labelled(classes: Iterable[list[Path]]) -> tuple[Item, ...]:
 
 def _classes(root: Path) -> dict[str, list[Path]]:
     """Event files by class, both in the order of their names. FileNotFoundError where there are none."""
-    folders = sorted(folder for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else []
     listed = {
-        folder.name: sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES) for folder in folders
+        folder.name: sorted(
+            path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not passed_over(path.name)
+        )
+        for folder in class_folders(root)
     }
     empty = [name for name, files in listed.items() if not files]
     if not listed or empty:

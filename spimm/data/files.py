@@ -3,7 +3,6 @@
 Legend: B images per read, H = W = size, C = 3 (always RGB).
 """
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import get_args
@@ -14,14 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from spimm.data.corrupt import Corrupt
+from spimm.data.decode import CorruptImage, decode, tell_of_frames
 from spimm.data.transforms import Interpolation, seeded
 
 # The usual ImageNet protocol for evaluation: the shorter side becomes 256, of which 224 are kept.
 CROP_FRACTION = 224 / 256
-
-
-class CorruptImage(ValueError):
-    """A file that cannot be decoded as an image."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,8 @@ class ImageFiles:
     corrupt: Corrupt = "refuse"
     bad: Tensor = field(init=False, repr=False, compare=False)
     """Files found to be corrupt so far, bool [N]; under skip in memory that loader processes share."""
+    told: Tensor = field(init=False, repr=False, compare=False)
+    """Whether it was said that of images of several frames the first is read, bool [], in memory that they share."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -52,6 +50,7 @@ class ImageFiles:
             raise ValueError(f"corrupt must be refuse or skip, got {self.corrupt!r}")
         bad = torch.zeros(len(self.paths), dtype=torch.bool)
         object.__setattr__(self, "bad", bad.share_memory_() if self.corrupt == "skip" else bad)
+        object.__setattr__(self, "told", torch.zeros((), dtype=torch.bool).share_memory_())
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -86,12 +85,17 @@ class ImageFiles:
         tried = index
         while True:
             try:
-                return decode(self.paths[tried])
+                return decode(self.paths[tried], several=self._tell_of_frames)
             except CorruptImage:
                 self.bad[tried] = True
                 if self.corrupt == "refuse" or instead is None or instead[tried] == index:
                     raise
                 tried = int(instead[tried])
+
+    def _tell_of_frames(self, path: str) -> None:
+        if not self.told:
+            self.told.fill_(True)
+            tell_of_frames(path)
 
     def _centre(self, image: Image.Image) -> Image.Image:
         from torchvision.transforms import v2
@@ -106,14 +110,3 @@ class ImageFiles:
         mode = v2.InterpolationMode(self.interpolation)
         with seeded(seed):
             return v2.RandomResizedCrop(self.size, scale=scale, interpolation=mode, antialias=True)(image)
-
-
-def decode(path: str) -> Image.Image:
-    """The image as RGB. CorruptImage names the file that cannot be decoded."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise CorruptImage(f"{path} cannot be decoded as an image: {error}; corrupt=skip leaves such out") from error

@@ -1,6 +1,7 @@
 """k-fold cross-validation: a data set whose test part is one of k equal shares of all its images."""
 
 from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 import torch
@@ -30,12 +31,13 @@ def stratified_fold(labels: np.ndarray, *, fold: int, folds: int) -> tuple[np.nd
 
 
 def take_fold(data: ImageData, *, fold: int, folds: int) -> ImageData:
-    """`data` with all its images, train then test, split anew by `stratified_fold`; mean and std stay as they are."""
-    labels = torch.cat([data.train.labels, data.test.labels])
-    whole = ImageSplit(_joined(data.train.images, data.test.images), labels)
+    """`data` with all its images, train, test, then val, split anew by `stratified_fold`; mean and std as they are."""
+    parts = list(data.parts.values())
+    labels = torch.cat([part.labels for part in parts])
+    whole = ImageSplit(reduce(_joined, (part.images for part in parts)), labels)
     train, test = (whole.subset(part) for part in stratified_fold(labels.numpy(), fold=fold, folds=folds))
     note = f"{data.note}; then all images in {folds} stratified folds, test = fold {fold}"
-    return replace(data, train=train, test=test, note=note)
+    return replace(data, train=train, test=test, val=None, note=note)
 
 
 def _joined(first: Tensor | ImageFiles, second: Tensor | ImageFiles) -> Tensor | ImageFiles:

@@ -16,9 +16,10 @@ from PIL import Image
 
 from spimm.data.corrupt import Corrupt
 from spimm.data.dataset import ImageData
-from spimm.data.files import CorruptImage, decode
+from spimm.data.decode import CorruptImage, decode
 from spimm.data.frame_cache import FrameWriter, Shape
 from spimm.data.framed import below, fingerprint, load_framed, refusal, refuse_or_skip
+from spimm.data.tree import class_folders, passed_over
 from spimm.reading import read_text
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
@@ -113,7 +114,9 @@ def _listed(root: Path) -> tuple[tuple[str, ...], dict[str, list[Images]]]:
             for part, path in lists.items()
         }
     else:
-        folders = {part: sorted((root / part).glob("*/*/")) for part in PARTS}
+        folders = {
+            part: [path for action in class_folders(root / part) for path in class_folders(action)] for part in PARTS
+        }
     classes = sorted({folder.parent.name for folder in folders["train"]})
     known = {name: label for label, name in enumerate(classes)}
     listed = {}
@@ -129,7 +132,8 @@ def _listed(root: Path) -> tuple[tuple[str, ...], dict[str, list[Images]]]:
 
 def _images(folder: Path) -> tuple[Path, ...]:
     """Images in the order of their numbers. FileNotFoundError where there is none."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES] if folder.is_dir() else []
+    names = folder.iterdir() if folder.is_dir() else ()
+    found = [path for path in names if path.suffix.lower() in SUFFIXES and not passed_over(path.name)]
     if not found:
         raise FileNotFoundError(f"{folder} must hold the images of a recording ({' '.join(SUFFIXES)})")
     return tuple(sorted(found, key=lambda path: (len(path.stem), path.stem)))

@@ -3,6 +3,7 @@
 Legend: B images or sequences per batch, T frames, C channels, H W space, N images in the split.
 """
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
@@ -116,16 +117,18 @@ class Loader:
         remaining = range(start_batch, len(self))
         if self.num_workers == 0:
             return (batches[index] for index in remaining)
-        # Its own generator, because a DataLoader otherwise takes a number from the global one.
-        workers = DataLoader(
-            batches,
-            batch_size=None,
-            sampler=remaining,
-            num_workers=self.num_workers,
-            collate_fn=_unchanged,
-            generator=torch.Generator().manual_seed(self.seed),
-        )
-        return iter(workers)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # more workers than cores
+            # Its own generator, because a DataLoader otherwise takes a number from the global one.
+            workers = DataLoader(
+                batches,
+                batch_size=None,
+                sampler=remaining,
+                num_workers=self.num_workers,
+                collate_fn=_unchanged,
+                generator=torch.Generator().manual_seed(self.seed),
+            )
+            return iter(workers)
 
     def names(self, epoch: int, index: int) -> list[str]:
         """What the images of batch `index` of an epoch are called, in its order: paths, or numbers in the split."""

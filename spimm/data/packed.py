@@ -7,17 +7,15 @@ hold the class names as `classes` or `names`.
 
 import io
 import math
-import struct
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from spimm.data import arrays as plain
 from spimm.data.corrupt import Corrupt
 from spimm.data.dataset import ImageData, in_memory
-from spimm.data.files import CorruptImage
+from spimm.data.decode import CorruptImage, open_rgb
 from spimm.data.split import ImageSplit
 from spimm.reading import UnreadableFile, require_regular, short
 
@@ -26,7 +24,6 @@ PLAIN = ("x_train", "y_train", "x_test", "y_test")
 # and so many more for each byte of the stream.
 _FEW, _PIXELS, _GROWTH = 1000, 2**28, 256
 _MOST_CLASSES = 2**17
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 WANTED = (
     "x_train, y_train, x_test, y_test; or train_jpeg, train_offsets, train_labels and the same three for test or val"
 )
@@ -117,8 +114,8 @@ def _check_size(count: int, shape: tuple[int, ...], size: int) -> None:
 def _decode(stream: np.ndarray, bounds: np.ndarray, index: int) -> np.ndarray:
     encoded = io.BytesIO(stream[bounds[index] : bounds[index + 1]].tobytes())
     try:
-        return np.asarray(Image.open(encoded, formats=("JPEG",)).convert("RGB"))
-    except _DAMAGED as error:
+        return np.asarray(open_rgb(encoded, formats=("JPEG",)))
+    except ValueError as error:
         raise CorruptImage(f"image {index} is not a readable JPEG: {error}; corrupt=skip leaves such out") from error
 
 

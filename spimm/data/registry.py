@@ -1,7 +1,6 @@
 """From a short text to a data set: `digits`, `cifar10`, `n-mnist`, `npz:FILE`, `folder:PATH`, `recordings:PATH`."""
 
 import difflib
-import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,16 +8,18 @@ from typing import Any
 from spimm.data.corrupt import Corrupt
 from spimm.data.dataset import ImageData
 from spimm.data.digits_dvs import load_digits_dvs
-from spimm.data.event_sets import EVENT_SETS, SPLIT_SETS, list_event_files
+from spimm.data.event_sets import EVENT_SETS, GESTURES, SPLIT_SETS, list_event_files
 from spimm.data.events import load_events
 from spimm.data.files import CROP_FRACTION
-from spimm.data.folder import load_folder
+from spimm.data.folder import is_flat, load_folder
 from spimm.data.folds import take_fold
 from spimm.data.frames import Bins, Framing, Representation
 from spimm.data.har_dvs import load_har_dvs
+from spimm.data.held_out import hold_out
 from spimm.data.mend import REFUSE, Bounds, Mending, Order
 from spimm.data.packed import load_npz
-from spimm.data.static import TORCHVISION_SETS, load_digits, load_torchvision
+from spimm.data.places import data_folder, data_path
+from spimm.data.static import DIGITS, TORCHVISION_SETS, load_digits, load_torchvision, torchvision_classes
 from spimm.data.transforms import Interpolation
 
 EMBEDDED = ("digits", "digits-dvs")
@@ -26,6 +27,7 @@ FILED = (*EVENT_SETS, "har-dvs")
 NAMES = (*EMBEDDED, *TORCHVISION_SETS, "imagefolder", *FILED)
 PREFIXES = ("npz", "events", "folder", "recordings")
 EVENTS = ("digits-dvs", *FILED, "events", "recordings")
+FOLDERS = ("imagefolder", "folder", "recordings")
 UNSPLIT = (*EMBEDDED, *SPLIT_SETS)
 
 
@@ -37,6 +39,13 @@ def list_data() -> tuple[str, ...]:
 def takes_frames(spec: str) -> bool:
     """Whether `spec` names events, which need frames=T."""
     return _checked_name(spec) in EVENTS
+
+
+def known_classes(spec: str) -> tuple[str, ...] | None:
+    """The class names of a published data set, by label; None for others."""
+    if spec in TORCHVISION_SETS:
+        return torchvision_classes(spec)
+    return {"n-mnist": DIGITS, "dvs-gesture": GESTURES, **dict.fromkeys(EMBEDDED, DIGITS)}.get(spec)
 
 
 def load_data(
@@ -58,6 +67,7 @@ def load_data(
     out_of_bounds: Bounds = "refuse",
     fold: int | None = None,
     folds: int = 5,
+    val_share: float = 0.0,
     interpolation: Interpolation = "bilinear",
     crop_fraction: float = CROP_FRACTION,
     corrupt: Corrupt = "refuse",
@@ -68,17 +78,19 @@ def load_data(
 
     data_dir: folder with the files, by default the environment variable SPIMM_DATA; `digits` and `digits-dvs` need
     none, `imagefolder` is that folder itself, event sets have one of their name in it (see `event_sets`), relative
-    paths after a colon start there, or without one in the working folder. image_size: resize to squares, in pixels;
-    events keep the sensor's size, but for `har-dvs`, whose files are images. train_fraction, split_seed: only for sets
-    without an official split: `digits`, `digits-dvs`, `n-caltech101` and `cifar10-dvs`. frames, bins, bin_size,
+    paths after a colon start there, and where there is no such file in the working folder. image_size: resize to
+    squares, in pixels; events keep the sensor's size, but for `har-dvs`, whose files are images. train_fraction: only
+    for sets without an official split: `digits`, `digits-dvs`, `n-caltech101` and `cifar10-dvs`. split_seed: of their
+    split, of folders that are not split, and of val_share. frames, bins, bin_size,
     representation, merge_polarity, sensor_size: only for events, which need frames; see `Framing`. sensor: (H, W) of
     `recordings:` whose files do not state it. stream: camera of `recordings:` whose files hold several. out_of_order,
     out_of_bounds: what becomes of events back in time or outside the sensor; see `read_recording`. fold: in place of
-    the split the set comes with, fold `fold` of `folds` over all its images; see `take_fold`. interpolation,
-    crop_fraction: only for folders of images; see `ImageFiles`.
-    corrupt: what becomes of images in folders and JPEG archives, and of files of recordings, that cannot be read.
-    cache_dir: where frames of event files are kept; see `cache_folder`. download: torchvision may fetch a set that is
-    missing from data_dir.
+    the split the set comes with, fold `fold` of `folds` over all its images; see `take_fold`. val_share: part of the
+    training images that is held out, by class, to choose the best epoch (`ImageData.val`); of a folder that is not
+    split, part of all images, its test images. interpolation, crop_fraction: only for folders of images; see
+    `ImageFiles`. corrupt: what becomes of images in folders and JPEG archives, and of files of recordings, that cannot
+    be read. cache_dir: where frames of event files are kept; see `cache_folder`. download: torchvision may fetch a set
+    that is missing from data_dir.
     """
     name = _checked_name(spec)
     framed = {"bins": bins, "bin_size": bin_size, "representation": representation}
@@ -86,9 +98,6 @@ def load_data(
     framing = _framing(spec, name, frames, framed)
     if name in EVENTS and name != "har-dvs" and image_size is not None:
         raise ValueError(f"{spec} keeps the size of its sensor, got image_size={image_size}")
-    if name not in UNSPLIT and (train_fraction is not None or split_seed is not None):
-        seen, wanted = f"train_fraction={train_fraction}, split_seed={split_seed}", ", ".join(UNSPLIT)
-        raise ValueError(f"{spec} has its own split, which {seen} cannot change; only {wanted} take them")
     for label, value in (("sensor", sensor), ("stream", stream)):
         if value is not None and name != "recordings":
             raise ValueError(f"{label} is for recordings:PATH, got {value} for {spec}")
@@ -98,31 +107,55 @@ def load_data(
     reading = {"interpolation": interpolation, "crop_fraction": crop_fraction}
     if name not in ("imagefolder", "folder") and (interpolation, crop_fraction) != ("bilinear", CROP_FRACTION):
         raise ValueError(f"interpolation and crop_fraction are for folders of images, got {reading} for {spec}")
+    where = _place(spec, name, data_dir, download)
+    flat = name in FOLDERS and is_flat(where)
+    _check_split(spec, name, train_fraction, split_seed, val_share, flat=flat)
     if name == "digits":
         data = load_digits(image_size=image_size, train_fraction=train_fraction, seed=split_seed)
     elif name == "digits-dvs" and framing is not None:
         data = load_digits_dvs(framing, train_fraction=train_fraction, seed=split_seed)
     elif name == "events" and framing is not None:
-        data = load_events(_file(spec, data_dir), name=spec, framing=framing, mending=mending)
+        data = load_events(where, name=spec, framing=framing, mending=mending)
     elif name == "har-dvs" and frames is not None:
-        where = _data_folder(spec, data_dir) / name
         kept = {"corrupt": corrupt, "cache_dir": cache_dir}
         data = load_har_dvs(where, name=spec, frames=frames, image_size=image_size, **kept)
     elif framing is not None:
-        where = _file(spec, data_dir) if name == "recordings" else _data_folder(spec, data_dir) / name
-        reading = {"sensor": sensor, "stream": stream, "mending": mending}
-        files = list_event_files(name, where, train_fraction=train_fraction, seed=split_seed, **reading)
+        split = {"train_fraction": train_fraction, "seed": split_seed, "val_share": val_share}
+        files = list_event_files(name, where, sensor=sensor, stream=stream, mending=mending, **split)
         data = files.load(spec, framing, corrupt=corrupt, cache_dir=cache_dir)
     elif name in TORCHVISION_SETS:
-        root = _data_folder(spec, data_dir, may_create=download)
-        data = load_torchvision(name, root, image_size=image_size, download=download)
-    elif name == "imagefolder":
-        data = load_folder(_data_folder(spec, data_dir), name=spec, image_size=image_size, corrupt=corrupt, **reading)
-    elif name == "folder":
-        data = load_folder(_file(spec, data_dir), name=spec, image_size=image_size, corrupt=corrupt, **reading)
+        data = load_torchvision(name, where, image_size=image_size, download=download)
+    elif name in FOLDERS:
+        share = {"val_share": val_share, "seed": split_seed}
+        data = load_folder(where, name=spec, image_size=image_size, corrupt=corrupt, **reading, **share)
     else:
-        data = load_npz(_file(spec, data_dir), name=spec, image_size=image_size, corrupt=corrupt)
-    return data if fold is None else take_fold(data, fold=fold, folds=folds)
+        data = load_npz(where, name=spec, image_size=image_size, corrupt=corrupt)
+    data = data if fold is None else take_fold(data, fold=fold, folds=folds)
+    return hold_out(data, val_share, split_seed) if val_share and (fold is not None or not flat) else data
+
+
+def _place(spec: str, name: str, data_dir: str | Path | None, download: bool) -> Path:
+    """The file or folder of the set; nothing in particular for embedded ones."""
+    if name in EMBEDDED:
+        return Path()
+    if name in PREFIXES:
+        return data_path(spec, data_dir)
+    folder = data_folder(spec, data_dir, may_create=download and name in TORCHVISION_SETS)
+    return folder / name if name in FILED else folder
+
+
+def _check_split(
+    spec: str, name: str, train_fraction: float | None, split_seed: int | None, val_share: float, *, flat: bool
+) -> None:
+    """ValueError for settings of a split that the set does not have."""
+    if not 0 <= val_share < 1:
+        raise ValueError(f"val_share must lie in [0, 1), got {val_share}")
+    if name not in UNSPLIT and (train_fraction is not None or (split_seed is not None and not val_share and not flat)):
+        seen = f"train_fraction={train_fraction}, split_seed={split_seed}"
+        raise ValueError(
+            f"{spec} has its own split, which {seen} cannot change; {', '.join(UNSPLIT)} take them, "
+            "and val_share with split_seed holds out training images of any set"
+        )
 
 
 def _framing(spec: str, name: str, frames: int | None, settings: dict[str, Any]) -> Framing | None:
@@ -147,23 +180,12 @@ def _checked_name(spec: str) -> str:
     return name
 
 
-def _file(spec: str, data_dir: str | Path | None) -> Path:
-    """The path after the colon; without a data folder it starts where the process runs."""
-    target = Path(spec.partition(":")[2]).expanduser()
-    given = data_dir is not None or os.environ.get("SPIMM_DATA")
-    alone = target.is_absolute() or (not given and target.exists())
-    return target if alone else _data_folder(spec, data_dir) / target
-
-
-def _data_folder(spec: str, data_dir: str | Path | None, *, may_create: bool = False) -> Path:
-    chosen = os.environ.get("SPIMM_DATA") if data_dir is None else data_dir
-    both_ways = "pass data_dir=FOLDER or set the environment variable SPIMM_DATA"
-    if not chosen:
-        raise FileNotFoundError(f"{spec} needs a data folder and none is given: {both_ways}")
-    folder = Path(chosen).expanduser()
-    if not folder.is_dir() and not may_create:
-        raise FileNotFoundError(f"{spec} needs a data folder and {folder} is none: {both_ways}")
-    return folder
+def pin(spec: str, data_dir: str | Path | None) -> tuple[str, str | None]:
+    """`spec` and `data_dir` as they are found from any folder: absolute paths. data_dir: None where none is needed."""
+    name = _checked_name(spec)
+    if name in PREFIXES:
+        return f"{name}:{data_path(spec, data_dir).absolute()}", None
+    return spec, None if name in EMBEDDED else str(data_folder(spec, data_dir).absolute())
 
 
 def _nearest(name: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from spimm.data.dataset import ImageData, in_memory
+from spimm.data.idx import FOREIGN, find_idx, read_idx
 from spimm.data.packed import load_npz
 from spimm.data.split import ImageSplit
 
@@ -73,16 +74,46 @@ def stratified_split(labels: np.ndarray, *, train_fraction: float, seed: int) ->
     return np.flatnonzero(train), np.flatnonzero(~train)
 
 
+def torchvision_classes(name: str) -> tuple[str, ...] | None:
+    """The class names of one of `TORCHVISION_SETS`; None where only the files hold them."""
+    from torchvision import datasets
+
+    names = DIGITS if name == "mnist" else getattr(getattr(datasets, TORCHVISION_SETS[name][0]), "classes", None)
+    return None if names is None else tuple(names)
+
+
 def load_torchvision(name: str, root: Path, *, image_size: int | None = None, download: bool = False) -> ImageData:
     """One of `TORCHVISION_SETS` from the folder `root`, its official split, in memory.
 
-    `root`/mnist.npz (x_train, y_train, x_test, y_test) serves as MNIST if it is there. Raises FileNotFoundError if the
-    set is not in `root`, unless `download` allows torchvision to fetch it.
+    `root`/mnist.npz (x_train, y_train, x_test, y_test) serves as MNIST if it is there, and so do the published files of
+    MNIST and Fashion-MNIST, packed or not (`find_idx`). Raises FileNotFoundError if the set is not in `root`, unless
+    `download` allows torchvision to fetch it.
     """
     class_name, statistics = TORCHVISION_SETS[name]
     if name == "mnist" and (root / "mnist.npz").is_file():
         path = root / "mnist.npz"
         return load_npz(path, name=name, image_size=image_size, class_names=DIGITS, statistics=statistics)
+    folder = find_idx(name, class_name, root) if name in FOREIGN else None
+    if folder is not None:
+        idx = read_idx(folder)
+        splits = [ImageSplit.from_arrays(idx.images[part], idx.labels[part]) for part in idx.images]
+        class_names, where = torchvision_classes(name), f"published files in {folder.name}/"
+    else:
+        splits, class_names = _from_torchvision(name, class_name, root, download)
+        where = f"{class_name} as torchvision stores it"
+    return in_memory(
+        name,
+        *splits,
+        note=f"{where}, official split",
+        class_names=class_names,
+        statistics=statistics,
+        image_size=image_size,
+    )
+
+
+def _from_torchvision(
+    name: str, class_name: str, root: Path, download: bool
+) -> tuple[list[ImageSplit], tuple[str, ...]]:
     from torchvision import datasets
 
     splits, class_names = [], DIGITS
@@ -91,19 +122,16 @@ def load_torchvision(name: str, root: Path, *, image_size: int | None = None, do
             part = getattr(datasets, class_name)(root, train=train, download=download)
         except RuntimeError as error:
             if download:
-                raise
-            hint = " (or mnist.npz)" if name == "mnist" else ""
+                raise RuntimeError(f"{name} could not be fetched into {root}: {_first_line(error)}") from error
+            hint = {"mnist": ", as mnist.npz or as the published .gz files", "fashion-mnist": " or as .gz files"}
             raise FileNotFoundError(
-                f"{root} does not hold {name} as torchvision stores it{hint}; "
-                f"give another data_dir or SPIMM_DATA, or pass download=True: {error}"
+                f"{root} does not hold {name} as torchvision stores it{hint.get(name, '')}: give another --data-dir "
+                "(data_dir= in Python) or SPIMM_DATA, or fetch it with --download (download=True)"
             ) from error
         splits.append(ImageSplit.from_arrays(np.asarray(part.data), np.asarray(part.targets)))
         class_names = DIGITS if name == "mnist" else tuple(part.classes)
-    return in_memory(
-        name,
-        *splits,
-        note=f"{class_name} as torchvision stores it, official split",
-        class_names=class_names,
-        statistics=statistics,
-        image_size=image_size,
-    )
+    return splits, class_names
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

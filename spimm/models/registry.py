@@ -5,6 +5,7 @@ import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,6 +135,8 @@ def create_model(
     least = {"num_classes": 0, "num_steps": 1, "in_chans": 1}
     chosen = {"num_classes": num_classes, "num_steps": num_steps, "in_chans": in_chans}
     for label, value in chosen.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+            raise ValueError(f"{label} must be a whole number, got {value!r}")
         if value is not None and value < least[label]:
             raise ValueError(f"{label} is {value}; wanted at least {least[label]}")
     sizes = {key: value for key, value in chosen.items() if value is not None}

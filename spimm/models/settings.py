@@ -19,6 +19,7 @@ from spimm.layers import (
     ending,
     entry,
 )
+from spimm.models.option_types import check_types
 from spimm.neurons import Neuron, create_neuron
 from spimm.surrogate import Surrogate, create_surrogate
 
@@ -203,13 +204,15 @@ ConfigT = TypeVar("ConfigT", bound=ImageConfig)
 def changed(config: ConfigT, family: str, options: dict[str, Any]) -> ConfigT:
     """`config` with `options` put in; a text stands for whole numbers with commas where the setting has several.
 
-    Raises ValueError for an unknown option.
+    Raises ValueError for an unknown option and for a value of another type.
     """
     known = [field.name for field in fields(config)]
     for option in options:
         if option not in known:
             raise ValueError(f"{family} has no option {option!r}; its options are {', '.join(known)}")
-    return replace(config, **{label: _several(config, label, value) for label, value in options.items()})
+    chosen = {label: _several(config, label, value) for label, value in options.items()}
+    check_types(type(config), chosen)
+    return replace(config, **chosen)
 
 
 def _several(config: ImageConfig, label: str, value: Any) -> Any:

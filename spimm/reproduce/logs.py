@@ -34,7 +34,8 @@ class LoggedRun:
 
     recipe: Recipe
     figures: dict[str, float]
-    """After the last epoch, in %, a tie being no hit (older logs do not tell ties); `best_top1` of any epoch; `sparsity`, and `energy` in mJ, where their files are."""
+    """After the last epoch, in %, a tie being no hit (older logs do not tell ties); `best_top1` of any epoch, or where
+    images are held out of the one that they choose; `sparsity`, and `energy` in mJ, where their files are."""
     images: int
     """Test images."""
     minutes: float
@@ -66,7 +67,7 @@ def read_run(folder: Path, files: RunFiles) -> LoggedRun:
         last = tested[-1]["epoch"] if tested else 0
         raise ValueError(f"the run in {path} was tested up to epoch {last}; wanted {recipe.total_epochs}: not complete")
     top1 = [_top1(line) for line in tested]
-    figures = {"top1": top1[-1], "best_top1": max(top1), "top5": tested[-1].get("ema_top5", tested[-1]["top5"])}
+    figures = {"top1": top1[-1], "best_top1": _best(tested), "top5": tested[-1].get("ema_top5", tested[-1]["top5"])}
     images = int(tested[-1]["images"])
     if files.trace is not None:
         trace = _read_trace(folder / files.trace, recipe.model, images)
@@ -90,6 +91,15 @@ def _top1(line: dict[str, Any]) -> float:
     """Of averaged weights where there are both, and with ties counted wrong where the log says so."""
     names = ("ema_untied_top1", "ema_top1", "untied_top1", "top1")
     return next(line[name] for name in names if name in line)
+
+
+def _best(tested: list[dict[str, Any]]) -> float:
+    """Top-1 of the test images in the best epoch: the first that held-out images choose, or where there are none the
+    test images themselves."""
+    if "val_top1" not in tested[0]:
+        return max(map(_top1, tested))
+    score = "val_ema_top1" if "val_ema_top1" in tested[0] else "val_top1"
+    return _top1(max(tested, key=lambda line: line[score]))
 
 
 def _read_trace(path: Path, model: str, images: int) -> Trace:

@@ -110,7 +110,10 @@ class ClassifyMetric:
 
     @torch.no_grad()
     def update(self, output: Tensor, labels: Tensor) -> None:
-        """Adds logits [B, K] and labels int64 [B]."""
+        """Adds logits [B, K] and labels int64 [B]. ValueError for logits of other shape."""
+        if list(output.shape) != [len(labels), self.num_classes]:
+            wanted = f"[{len(labels)}, {self.num_classes}], for {self.num_classes} classes"
+            raise ValueError(f"the model must return logits {wanted}, got {list(output.shape)}")
         logits = output.float()
         loss_sum = F.cross_entropy(logits, labels, reduction="sum")
         values, ranked = logits.topk(min(5, self.num_classes), dim=1)  # [B, 5]

@@ -5,6 +5,8 @@ from spimm.train.checkpoint import CheckpointError as CheckpointError
 from spimm.train.checkpoint import NotWritten as NotWritten
 from spimm.train.checkpoint import load_weights as load_weights
 from spimm.train.checkpoint import read_checkpoint as read_checkpoint
+from spimm.train.classes import match_classes as match_classes
+from spimm.train.classes import run_classes as run_classes
 from spimm.train.config import Recipe as Recipe
 from spimm.train.distributed import RankLost as RankLost
 from spimm.train.distributed import Ranks as Ranks

@@ -2,16 +2,28 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from spimm.data import CROP_FRACTION, Augment, Bins, Corrupt, Framing, Interpolation, Representation
 from spimm.data.mend import Bounds, Mending, Order
 from spimm.layers import BITS, Per
+from spimm.models.option_types import check_types
 from spimm.tasks.distill import Target
 from spimm.train.typed import from_json
 
 OptionValue = bool | int | float | str
+SET_ELSEWHERE = {
+    "num_classes": "the data sets it",
+    "in_chans": "the data sets it",
+    "pretrained": "init_from=FILE starts from weights",
+    "weights": "init_from=FILE starts from weights",
+    "features_only": "a network is trained with its classifier",
+    "out_indices": "a network is trained with its classifier",
+    "per_step": "a network is trained with its classifier",
+    "name": "model=NAME names the model",
+}
+"""Arguments of `create_model` that are no options of a recipe, and what is in their place."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,10 @@ class Recipe:
     out_of_bounds: Bounds = "refuse"
     """what becomes of events outside the sensor: an error (refuse), or they are left out (drop)"""
     split_seed: int | None = None
-    """seed of the split of a data set that is published without one; None is 0, or the authors' split"""
+    """seed of val_share, and of the split of a data set that is published without one; None is 0, or the authors'"""
+    val_share: float = 0.0
+    """share of the training images, of each class, that is held out to choose the best epoch, so that the test images
+    do not; of a folder that is not split, the share that becomes its test images (0 is 0.1 there)"""
     fold: int | None = None
     """train and test on this fold, from 0, of all images; None keeps the data set's own split"""
     folds: int = 5
@@ -166,10 +181,15 @@ class Recipe:
     """auto, cpu, cuda or cuda:N; auto takes a GPU where there is one"""
 
     def __post_init__(self) -> None:
+        check_types(Recipe, {"model_options": self.model_options, "betas": self.betas, "milestones": self.milestones})
         object.__setattr__(self, "model_options", dict(self.model_options))
+        for name in SET_ELSEWHERE.keys() & self.model_options.keys():
+            seen = f"model_options.{name}={self.model_options[name]}"
+            raise ValueError(f"{seen} is no option of a model in training: {SET_ELSEWHERE[name]}; leave it out")
         for name in ("betas", "milestones"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "sensor", _as_tuple(self.sensor))
+        check_types(Recipe, {item.name: getattr(self, item.name) for item in fields(self)})
         for name in ("model", "data", "name", "device"):
             _require(bool(getattr(self, name)), name, getattr(self, name), "a text that is not empty")
         counts = ("epochs", "batch_size", "repeats", "eval_every", "log_every")
@@ -180,7 +200,7 @@ class Recipe:
         for name in ("weight_decay", "clip_norm", "min_lr", "warmup_lr", "mixup", "cutmix"):
             value = getattr(self, name)
             _require(0.0 <= value < math.inf, name, value, "0 or more and finite")
-        for name in ("label_smoothing", "ema_decay", "momentum"):
+        for name in ("label_smoothing", "ema_decay", "momentum", "val_share"):
             _require(0.0 <= getattr(self, name) < 1.0, name, getattr(self, name), "in [0, 1)")
         for name in ("layer_decay", "mix_probability", "crop_fraction"):
             _require(0.0 < getattr(self, name) <= 1.0, name, getattr(self, name), "in (0, 1]")

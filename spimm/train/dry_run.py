@@ -85,8 +85,10 @@ def _data(
         if recipe.data not in KNOWN:
             raise
         notes.append(f"the data is not there ({error}); its published size and noise take its place")
-        return _noise(recipe, KNOWN[recipe.data], images), KNOWN[recipe.data]
-    return data, DataSize(len(data.train), len(data.test), data.num_classes, data.in_chans, data.image_size)
+        size = KNOWN[recipe.data]
+        return _noise(recipe, size, images), size.hold_out(recipe.val_share) if recipe.val_share else size
+    held_out = 0 if data.val is None else len(data.val)
+    return data, DataSize(len(data.train), len(data.test), data.num_classes, data.in_chans, data.image_size, held_out)
 
 
 def _noise(recipe: Recipe, size: DataSize, images: int | None) -> ImageData:

@@ -71,8 +71,8 @@ class TrainResult:
 class Trainer:
     """Trains `model` on `task` as `recipe` says; everything it writes goes to `<out_dir>/checkpoints` and `log`.
 
-    ranks: this process among those that train together, whose loaders share the data. corrupt: names the corrupt images
-    found so far.
+    val_loader: held-out images, which choose the best epoch; without them the test images do. ranks: this process among
+    those that train together, whose loaders share the data. corrupt: names the corrupt images found so far.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class Trainer:
         task: Classify,
         train_loader: Batches,
         test_loader: Batches,
+        val_loader: Batches | None = None,
         log: RunLog,
         ranks: Ranks | None = None,
         corrupt: Callable[[], list[str]] = list,
@@ -107,7 +108,7 @@ class Trainer:
         self._health: HealthWatch | None = None
         self._corrupt, self._corrupt_told = corrupt, 0
         self._task, self._log = task, log
-        self._train_loader, self._test_loader = train_loader, test_loader
+        self._train_loader, self._test_loader, self._val_loader = train_loader, test_loader, val_loader
         self._steps_per_epoch = len(train_loader)
         if self._steps_per_epoch == 0:
             raise ValueError(f"the training data does not fill one batch of batch_size={recipe.batch_size}")
@@ -293,7 +294,7 @@ class Trainer:
             self._look_at_neurons()
         self._tell_corrupt()
         self._epoch, self._batch, self._loss_sum = epoch, 0, 0.0
-        score = "ema_top1" if self.ema is not None else "top1"
+        score = ("val_" if self._val_loader is not None else "") + ("ema_top1" if self.ema is not None else "top1")
         improved = evaluated and self._metrics[score] > self._best.get(score, -math.inf)
         if improved:
             before, self._best = self._best, {"epoch": epoch, **self._metrics}
@@ -302,12 +303,19 @@ class Trainer:
         self._save(self.last_folder, or_end=epoch == self.recipe.total_epochs)
 
     def _evaluate(self) -> dict[str, float]:
+        """Of the test images, and by names that begin with val_ of held-out ones."""
+        metrics = self._evaluate_on(self._test_loader)
+        if self._val_loader is not None:
+            metrics |= {f"val_{name}": value for name, value in self._evaluate_on(self._val_loader).items()}
+        return metrics
+
+    def _evaluate_on(self, loader: Batches) -> dict[str, float]:
         settings: dict[str, Any] = {"precision": self.recipe.precision, "device": self.device, "ranks": self.ranks}
         with self._quantised(self.model):
-            metrics = evaluate(self.model, self._test_loader, self._task, **settings)
+            metrics = evaluate(self.model, loader, self._task, **settings)
         if self.ema is not None:
             with self._quantised(self.ema.module):
-                averaged = evaluate(self.ema.module, self._test_loader, self._task, **settings)
+                averaged = evaluate(self.ema.module, loader, self._task, **settings)
             metrics |= {f"ema_{name}": averaged[name] for name in ("loss", "top1", "untied_top1", "top5")}
         return metrics
 
@@ -394,10 +402,12 @@ class Trainer:
         return {"model": self.model, "optimizer": self.optimizer, "ema": averaged}
 
     def _check_same_run(self, state: RunState, folder: Path) -> None:
-        ours, theirs = (recipe.to_json() for recipe in (self.recipe, Recipe.from_json(state.recipe)))
-        names = [name for name in ours if name not in FREE_ON_RESUME and ours[name] != theirs[name]]
+        ours, theirs = (_flat(recipe.to_json()) for recipe in (self.recipe, Recipe.from_json(state.recipe)))
+        either = {**theirs, **ours}
+        names = [name for name in either if name not in FREE_ON_RESUME and ours.get(name) != theirs.get(name)]
         if names:
-            differences = "; ".join(f"{name} was {theirs[name]!r}, now {ours[name]!r}" for name in names)
+            differences = "; ".join(f"{name} was {theirs.get(name)!r}, now {ours.get(name)!r}" for name in names[:4])
+            differences += f"; and {len(names) - 4} others" if len(names) > 4 else ""
             raise ValueError(f"the run in {folder} has another recipe: {differences}; a new run wants another out_dir")
         before, now = state.steps_per_epoch, self._steps_per_epoch
         if before != now:
@@ -409,3 +419,10 @@ class Trainer:
             f"{what} at epoch {self._epoch + 1}, step {self.step + 1}, lr {rate:.3g}; {last_kept(self.last_folder)}. "
             "A lower lr, a clip_norm or a longer warm-up may help"
         )
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by key, those of augment and of the model as `augment.KEY` and `model_options.KEY`."""
+    nested = {name: value for name, value in settings.items() if isinstance(value, dict)}
+    inner = {f"{name}.{key}": value for name, values in nested.items() for key, value in values.items()}
+    return {name: value for name, value in settings.items() if name not in nested} | inner

@@ -52,14 +52,20 @@ class RunLog:
     """
 
     def __init__(
-        self, folder: Path, *, every: int = 1, tensorboard: bool = False, console: Console | None = None
+        self,
+        folder: Path,
+        *,
+        every: int = 1,
+        tensorboard: bool = False,
+        console: Console | None = None,
+        classes: int | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "log.jsonl"
         self._every = every
         self._images, self._since, self._rate = 0, 0.0, 0.0
         self._tensorboard_folder = folder / "tensorboard" if tensorboard else None
-        self._view = ProgressView(console or Console(stderr=True))
+        self._view = ProgressView(console or Console(stderr=True), classes=classes)
         self._file: _Lines | None = None
         self._waits = False
         self._writer: Any = None

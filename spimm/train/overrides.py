@@ -2,7 +2,8 @@
 
 import difflib
 import io
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, get_type_hints
@@ -11,7 +12,11 @@ import tyro
 
 from spimm.train.config import OptionValue, Recipe
 
+logger = logging.getLogger("spimm.train")
+
 MODEL_OPTIONS = "model_options"
+NAMED = 8
+"""Names of which a message lists no more."""
 
 
 def apply_overrides(recipe: Recipe, tokens: Sequence[str]) -> Recipe:
@@ -30,7 +35,8 @@ def apply_overrides(recipe: Recipe, tokens: Sequence[str]) -> Recipe:
             continue
         types = _settings(recipe)
         if key not in types:
-            raise ValueError(f"unknown setting {key!r}; {nearest(key, [*types, *_option_keys(recipe)])}")
+            known = [*types, *_option_keys(recipe)]
+            raise ValueError(f"unknown setting {key!r}; {nearest(key, known, rest='spimm train RECIPE --show')}")
         value = _parse(key, text, types[key])
         if inner:
             nested.setdefault(owner, {})[inner] = value
@@ -38,7 +44,30 @@ def apply_overrides(recipe: Recipe, tokens: Sequence[str]) -> Recipe:
             changes[owner] = value
     for owner, values in nested.items():
         changes[owner] = values if owner == MODEL_OPTIONS else replace(getattr(recipe, owner), **values)
-    return replace(recipe, **changes)
+    return replace(recipe, **_shorter(recipe, changes), **changes)
+
+
+def _shorter(recipe: Recipe, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Warm-up and milestones that fit into fewer epochs than the recipe has, in proportion, where they do not already.
+
+    Nothing for those that are changed themselves. What is shortened is said.
+    """
+    epochs = changes.get("epochs", recipe.epochs)
+    if not 0 < epochs < recipe.epochs:
+        return {}
+    share, fitted = epochs / recipe.epochs, {}
+    if recipe.warmup_epochs > epochs or (recipe.warmup_epochs == epochs and recipe.schedule == "milestones"):
+        fitted["warmup_epochs"] = int(recipe.warmup_epochs * share)
+    if recipe.milestones and recipe.milestones[-1] >= epochs:
+        first = max(1, fitted.get("warmup_epochs", recipe.warmup_epochs))
+        fitted["milestones"] = tuple(sorted({max(first, round(epoch * share)) for epoch in recipe.milestones}))
+    fitted = {name: value for name, value in fitted.items() if name not in changes}
+    for name, value in fitted.items():
+        before = getattr(recipe, name)
+        logger.warning(
+            "%s is %s where the recipe has %s, to fit epochs=%s of %s", name, value, before, epochs, recipe.epochs
+        )
+    return fitted
 
 
 def read_options(tokens: Sequence[str]) -> dict[str, OptionValue]:
@@ -46,10 +75,17 @@ def read_options(tokens: Sequence[str]) -> dict[str, OptionValue]:
     return {key: _option(text) for key, text in _pairs(tokens)}
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Text that names the entries of `known` most like `name`, or all of them where none is."""
+def nearest(name: str, known: Sequence[str], *, rest: str = "") -> str:
+    """Text that names the entries of `known` most like `name`, or the first of them where none is.
+
+    rest: what lists all of them, such as a command.
+    """
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(sorted(known))}"
+    if close:
+        return f"nearest: {', '.join(close)}"
+    names = sorted(known)
+    more = f" and {len(names) - NAMED} more{rest and f': {rest}'}" if len(names) > NAMED else ""
+    return f"known: {', '.join(names[:NAMED])}{more}"
 
 
 def _pairs(tokens: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -21,6 +21,13 @@ class DataSize(NamedTuple):
     classes: int
     in_chans: int
     size: tuple[int, int]
+    held_out: int = 0
+    """Training images that choose the best epoch, which are not among those of train."""
+
+    def hold_out(self, share: float) -> "DataSize":
+        """As it is with `share` of the training images held out."""
+        kept = int(self.train * (1 - share))
+        return self._replace(train=kept, held_out=self.train - kept)
 
 
 KNOWN = {
@@ -94,7 +101,7 @@ def images_seen(recipe: Recipe, images: int) -> int:
 
 
 def evaluations(recipe: Recipe) -> int:
-    """Times that a run goes through the test images, twice each with averaged weights."""
+    """Times that a run goes through the test images and held-out ones, twice each with averaged weights."""
     times = recipe.total_epochs // recipe.eval_every + (recipe.total_epochs % recipe.eval_every > 0)
     return times * (2 if recipe.ema_decay else 1)
 
@@ -147,7 +154,7 @@ class Plan:
     def eval_hours(self) -> float:
         """Of the evaluations, each on all processes."""
         speed = self.probe.images / self.probe.eval_seconds
-        images = evaluations(self.recipe) * self.data.test
+        images = evaluations(self.recipe) * (self.data.test + self.data.held_out)
         return hours(images, speed, processes=self.processes, efficiency=self.efficiency)
 
     @property

@@ -5,6 +5,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 SHOWN = {
     "train_loss": "train loss {:.4f}",
+    "val_top1": "held-out top-1 {:.2f} %",
+    "val_ema_top1": "averaged held-out top-1 {:.2f} %",
     "loss": "test loss {:.4f}",
     "top1": "top-1 {:.2f} %",
     "top5": "top-5 {:.2f} %",
@@ -13,12 +15,18 @@ SHOWN = {
     "images_per_second": "{:,.0f} images/s",
 }
 
+FIVE = ("top5", "ema_top5")
+
 
 class ProgressView:
-    """Shows steps (bar, loss, learning rate, images/s, time left) and epochs on `console`."""
+    """Shows steps (bar, loss, learning rate, images/s, time left) and epochs on `console`.
 
-    def __init__(self, console: Console) -> None:
+    classes: of up to five the top-5 accuracy, 100 % always, is not shown.
+    """
+
+    def __init__(self, console: Console, *, classes: int | None = None) -> None:
         self._console = console
+        self._hidden = FIVE if classes is not None and classes <= 5 else ()
         self._bar: Progress | None = None
         self._total_epochs = 0
 
@@ -42,7 +50,9 @@ class ProgressView:
 
     def epoch(self, values: dict[str, float]) -> None:
         """Prints one line."""
-        parts = [text.format(values[name]) for name, text in SHOWN.items() if name in values]
+        parts = [
+            text.format(values[name]) for name, text in SHOWN.items() if name in values and name not in self._hidden
+        ]
         self.message("  ".join([f"epoch {values['epoch']}/{self._total_epochs}", *parts]))
 
     def message(self, text: str) -> None:

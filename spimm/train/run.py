@@ -16,18 +16,19 @@ from spimm.layers import set_quantised
 from spimm.models import create_model, list_models, model_card
 from spimm.tasks import Classify, Distill
 from spimm.train.checkpoint import find_checkpoint, load_weights, run_checkpoint, set_aside, this_or_older
+from spimm.train.classes import check_same_classes
 from spimm.train.config import OptionValue, Recipe
 from spimm.train.distributed import Ranks, check_share, naming_lost_ranks, process_group
 from spimm.train.engine import Trainer, TrainResult
 from spimm.train.evaluation import pick_device
 from spimm.train.folder import check_room, checkpoint_bytes, claim_folder
 from spimm.train.log import RunLog, SilentLog
+from spimm.train.place import DATA_FILE, RECIPE_FILE, in_place, write_place
 from spimm.train.seeding import seed_everything
 from spimm.train.teacher import build_teacher
 from spimm.train.typed import from_json
 
 T = TypeVar("T")
-RECIPE_FILE, DATA_FILE = "recipe.json", "data.json"
 
 
 def train(
@@ -36,16 +37,18 @@ def train(
     *,
     resume: str | Path = "auto",
     data_dir: str | Path | None = None,
+    download: bool = False,
     data: ImageData | None = None,
     model: nn.Module | None = None,
     console: Console | None = None,
 ) -> TrainResult:
-    """Trains as `recipe` says and writes into `out_dir`: recipe.json, data.json, log.jsonl, tensorboard/, checkpoints/.
+    """Trains as `recipe` says and writes into `out_dir`: recipe.json, data.json, place.json (where the data is),
+    log.jsonl, tensorboard/, checkpoints/.
 
     resume: `auto` goes on with the run in `out_dir` if there is one, `never` refuses a folder that holds one
     (FileExistsError), a path goes on from that checkpoint folder; a run that goes on does not read `init_from` again.
-    data_dir: as for `load_data`. data, model: take the place of those the recipe names. console: where progress is
-    shown, by default the error output.
+    data_dir, download: as for `load_data`; a run that goes on looks where its data was. data, model: take the place of
+    those the recipe names. console: where progress is shown, by default the error output.
 
     Under torchrun all its processes train together: each calls this alike, and rank 0 writes.
 
@@ -55,7 +58,8 @@ def train(
     out = Path(out_dir)
     with process_group(recipe.device, recipe.rank_timeout) as ranks, naming_lost_ranks(ranks, out):
         check_share(recipe, ranks)
-        return _train(recipe, out, ranks, resume=resume, data_dir=data_dir, data=data, model=model, console=console)
+        sources = {"data_dir": data_dir, "download": download}
+        return _train(recipe, out, ranks, resume=resume, data=data, model=model, console=console, **sources)
 
 
 def _train(
@@ -65,6 +69,7 @@ def _train(
     *,
     resume: str | Path,
     data_dir: str | Path | None,
+    download: bool,
     data: ImageData | None,
     model: nn.Module | None,
     console: Console | None,
@@ -74,11 +79,15 @@ def _train(
     start = recipe.init_from if folder is None else None
     if start is not None and not Path(start).exists():
         raise FileNotFoundError(f"init_from must be a run, a checkpoint or a .safetensors file, there is no {start}")
-    data = data or build_data(recipe, data_dir=data_dir)
+    named = data is None
+    found, place = in_place(recipe, out, data_dir) if folder is not None else (recipe, data_dir)
+    data = build_data(found, data_dir=place, download=download) if data is None else data
+    if folder is not None and (out / DATA_FILE).is_file():
+        check_same_classes(data, out)
     if data.frames != recipe.frames:
         raise ValueError(f"data must have the recipe's frames={recipe.frames}, {data.name} has {data.frames}")
     task = build_task(recipe, data)
-    for split in (data.train, data.test):
+    for split in data.parts.values():
         task.check_labels(split.labels)
     seed_everything(recipe.seed)
     model = model or build_model(recipe, data)
@@ -87,7 +96,7 @@ def _train(
     seed_everything(recipe.seed)  # what training draws does not depend on what building the model drew
     batches = build_loader(recipe, data, train=True, ranks=ranks)
     with claim_folder(out) if ranks.leads else nullcontext():
-        log = _log(recipe, out, ranks, console)
+        log = _log(recipe, out, ranks, console, data.num_classes)
         trainer = Trainer(
             recipe,
             out,
@@ -95,9 +104,10 @@ def _train(
             task=task,
             train_loader=batches,
             test_loader=build_loader(recipe, data, train=False, ranks=ranks),
+            val_loader=build_loader(recipe, data, train=False, ranks=ranks, val=True) if data.val is not None else None,
             log=log,
             ranks=ranks,
-            corrupt=lambda: [*data.left_out, *data.train.corrupt, *data.test.corrupt],
+            corrupt=lambda: [*data.left_out, *(name for split in data.parts.values() for name in split.corrupt)],
         )
         if folder is not None:
             by_itself = resume == "auto"
@@ -111,6 +121,8 @@ def _train(
             check_room(out, checkpoint=checkpoint_bytes(trainer.model, averaged=recipe.ema_decay > 0), records=records)
             write_text(out / RECIPE_FILE, json.dumps(recipe.to_json(), indent=2) + "\n")
             write_text(out / DATA_FILE, json.dumps(_data_facts(recipe, data), indent=2) + "\n")
+            if named:
+                write_place(out, found, place)
         return trainer.fit()
 
 
@@ -124,10 +136,10 @@ def _mind_parts(recipe: Recipe, ranks: Ranks, data: ImageData, log: RunLog) -> N
         )
 
 
-def _log(recipe: Recipe, out: Path, ranks: Ranks, console: Console | None) -> RunLog:
+def _log(recipe: Recipe, out: Path, ranks: Ranks, console: Console | None, classes: int) -> RunLog:
     if not ranks.leads:
         return SilentLog()
-    return RunLog(out, every=recipe.log_every, tensorboard=recipe.tensorboard, console=console)
+    return RunLog(out, every=recipe.log_every, tensorboard=recipe.tensorboard, console=console, classes=classes)
 
 
 def load_run(
@@ -158,10 +170,10 @@ def load_run(
     return recipe, model.eval()
 
 
-def build_data(recipe: Recipe, *, data_dir: str | Path | None = None) -> ImageData:
-    """The data set the recipe names, its events in frames, its images resized and in folds if the recipe says so.
+def build_data(recipe: Recipe, *, data_dir: str | Path | None = None, download: bool = False) -> ImageData:
+    """The data set the recipe names, its events in frames, its images resized, held out and in folds as it says.
 
-    data_dir: as for `load_data`.
+    data_dir, download: as for `load_data`.
     """
     return load_data(
         recipe.data,
@@ -180,9 +192,11 @@ def build_data(recipe: Recipe, *, data_dir: str | Path | None = None) -> ImageDa
         split_seed=recipe.split_seed,
         fold=recipe.fold,
         folds=recipe.folds,
+        val_share=recipe.val_share,
         interpolation=recipe.interpolation,
         crop_fraction=recipe.crop_fraction,
         corrupt=recipe.corrupt,
+        download=download,
     )
 
 
@@ -201,18 +215,29 @@ def build_model(recipe: Recipe, data: ImageData, *, pretrained: bool = False) ->
     return _create(recipe, num_classes=data.num_classes, in_chans=data.in_chans, pretrained=pretrained)
 
 
-def build_loader(recipe: Recipe, data: ImageData, *, train: bool, ranks: Ranks | None = None) -> Loader:
+def build_loader(
+    recipe: Recipe, data: ImageData, *, train: bool, val: bool = False, ranks: Ranks | None = None
+) -> Loader:
     """Shuffled, augmented and mixed whole batches of the training split; or the test split in order, to its end.
 
-    ranks: of each batch the share of this one among them; all of it by default.
+    val: in the place of the test split the held-out one. ranks: of each batch the share of this one among them; all of
+    it by default. ValueError for data without held-out images, and for batches larger than the training split.
     """
+    if val and (train or data.val is None):
+        raise ValueError(f"val is for evaluation on held-out images, which val_share sets; {data.name} has none")
+    held_out = data.val if val and data.val is not None else data.test
+    if train and recipe.batch_size > len(data.train):
+        raise ValueError(
+            f"batch_size={recipe.batch_size} is more than the {len(data.train)} training images of {data.name}: "
+            f"give batch_size={len(data.train)} or less"
+        )
     rank, world_size = (0, 1) if ranks is None else (ranks.rank, ranks.world_size)
     mix = None
     if train and (recipe.mixup or recipe.cutmix):
         mix = Mix(data.num_classes, recipe.mixup, recipe.cutmix, recipe.mix_epochs, recipe.mix_probability)
     mean, std = normalization(recipe, data)
     return Loader(
-        data.train if train else data.test,
+        data.train if train else held_out,
         recipe.batch_size // world_size,
         mean=mean,
         std=std,
@@ -273,6 +298,7 @@ def _data_facts(recipe: Recipe, data: ImageData) -> dict[str, Any]:
         "frames": data.frames,
         "mean": list(mean),
         "std": list(std),
+        "images": {part: len(split) for part, split in data.parts.items()},
         "note": data.note,
     }
 

@@ -50,8 +50,9 @@ def test_models_lists_names_that_match(capsys):
     assert "16,473,688" in out and "64,962,760" in out and "6,706,234" not in out
 
 
-def test_models_without_a_match_is_an_error_that_lists_all(capsys):
-    assert "qkformer_10_384" in error_of(["models", "nothing*"], capsys)
+def test_models_without_a_match_is_an_error_that_names_some_and_the_command_that_lists_all(capsys):
+    assert "more: spimm models" in error_of(["models", "nothing*"], capsys)
+    assert "qkformer_10_384" in error_of(["models", "qkformer_10_38"], capsys)
 
 
 def test_info_names_versions_and_backends(capsys):

@@ -238,12 +238,14 @@ def test_a_sensor_is_asked_for_where_files_do_not_state_it(tmp_path):
         ("dvs-gesture/DvsGesture/user24_led_labels.csv", "dvs-gesture", "user24_led_labels.csv"),
         ("dvs-gesture/DvsGesture/user24_led.aedat", "dvs-gesture", "user24_led.aedat"),
         ("", "n-caltech101", "n-caltech101 must hold a folder of event files .* got no such folder"),
-        ("", "recordings:none", r"none must hold the folders train/ and val/ \(or test/\)"),
+        ("", "recordings:none", "recordings:none is not found: there is no .*none and there is no .*none"),
+        ("", "recordings:dvs-gesture/empty", r"empty must hold the folders train/ and val/ \(or test/\)"),
     ],
 )
 def test_what_is_missing_is_named(tmp_path, missing, spec, message):
     n_mnist(tmp_path)
     gestures(tmp_path)
+    (tmp_path / "dvs-gesture" / "empty").mkdir()
     for name in missing.split():
         os.rename(tmp_path / name, tmp_path / f"gone{name.count('/')}{Path(name).name}")
     with pytest.raises(FileNotFoundError, match=message):

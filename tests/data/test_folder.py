@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +55,6 @@ def test_random_crops_differ_by_image_repeat_by_seed_and_leave_the_global_genera
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning")  # on one core
 def test_batches_do_not_depend_on_the_number_of_workers(image_folder):
     data = load_data(f"folder:{image_folder()}", image_size=16)
     augment = Augment(flip=True, pad=1, erase=0.5, rotate=10, shear=10, auto_augment="imagenet")
@@ -75,6 +76,13 @@ def test_batches_do_not_depend_on_the_number_of_workers(image_folder):
             assert torch.equal(labels, wanted)
             assert images.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_more_workers_than_cores_are_no_cause_for_a_warning(image_folder, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    data = load_data(f"folder:{image_folder()}", image_size=8)
+    assert len(list(Loader(data.test, 6, mean=data.mean, std=data.std, num_workers=2))) == 1
 
 
 def test_an_unreadable_image_is_named(image_folder):

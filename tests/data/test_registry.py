@@ -4,7 +4,7 @@ import pytest
 from spimm.data import list_data, load_data
 from spimm.data.registry import EVENTS
 
-BOTH_WAYS = r"data_dir=FOLDER or set the environment variable SPIMM_DATA"
+ALL_WAYS = r"--data-dir FOLDER \(data_dir=FOLDER in Python\) or set the environment variable SPIMM_DATA"
 
 
 def write_archive(path) -> None:
@@ -43,14 +43,14 @@ def test_a_form_without_its_path_is_refused(spec):
 
 
 @pytest.mark.parametrize("spec", ["mnist", "imagefolder", "npz:a.npz", "folder:a"])
-def test_a_needed_folder_that_is_not_given_is_asked_for_in_both_ways(spec, monkeypatch):
+def test_a_needed_folder_that_is_not_given_is_asked_for_in_all_ways(spec, monkeypatch):
     monkeypatch.delenv("SPIMM_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match=BOTH_WAYS):
+    with pytest.raises(FileNotFoundError, match=ALL_WAYS):
         load_data(spec)
 
 
 def test_a_needed_folder_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"absent is none: pass {BOTH_WAYS}"):
+    with pytest.raises(FileNotFoundError, match=f"absent is none: give {ALL_WAYS}"):
         load_data("mnist", data_dir=tmp_path / "absent")
 
 

@@ -118,7 +118,9 @@ def test_cifar_comes_from_torchvision_with_the_statistics_of_cifar10(tmp_path, m
 
 @pytest.mark.parametrize("spec", ["mnist", "fashion-mnist", "cifar10", "cifar100"])
 def test_a_set_that_is_not_in_the_folder_is_reported_and_not_downloaded(tmp_path, spec):
-    with pytest.raises(FileNotFoundError, match=rf"does not hold {spec}.*SPIMM_DATA.*download=True"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"does not hold {spec}.*--data-dir .*SPIMM_DATA, or fetch it with --download"
+    ):
         load_data(spec, data_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
 

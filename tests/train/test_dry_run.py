@@ -33,7 +33,7 @@ def test_published_sizes_and_noise_take_the_place_of_data_that_is_not_there(monk
 
 def test_data_without_a_published_size_has_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SPIMM_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match=r"npz:cifar10_jpeg.npz needs a data folder"):
+    with pytest.raises(FileNotFoundError, match=r"npz:cifar10_jpeg.npz is not found: .* and no data folder is given"):
         plan_run(load_recipe("cifar10_jpeg"))
 
 

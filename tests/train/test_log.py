@@ -11,6 +11,7 @@ from rich.console import Console
 from spimm.data import ImageData
 from spimm.train import Recipe, read_log, train
 from spimm.train.log import RunLog
+from spimm.train.progress import ProgressView
 
 from .conftest import TinyNet
 
@@ -60,8 +61,18 @@ def test_steps_are_logged_as_often_as_asked(recipe: Recipe, data: ImageData, tmp
 def test_without_a_terminal_there_is_one_line_an_epoch(recipe: Recipe, data: ImageData, tmp_path: Path) -> None:
     lines = run(replace(recipe, ema_decay=0.9), tmp_path, data, force_terminal=False).splitlines()
     assert [line.split("  ")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
-    for part in ("train loss 1.", "test loss 1.", "top-1 ", "top-5 100.00 %", "averaged top-1 ", " images/s"):
+    for part in ("train loss 1.", "test loss 1.", "top-1 ", "averaged top-1 ", " images/s"):
         assert part in lines[0]
+    assert "top-5" not in lines[0]  # of three classes it is 100 % always
+
+
+def test_the_top_5_of_more_than_five_classes_is_shown() -> None:
+    for classes, there in ((5, False), (6, True), (None, True)):
+        shown = StringIO()
+        view = ProgressView(Console(file=shown, width=200), classes=classes)
+        view.epoch({"epoch": 1, "top1": 50.0, "top5": 90.0, "ema_top5": 91.0})
+        assert ("top-5 90.00 %" in shown.getvalue()) == there
+        assert ("averaged top-5 91.00 %" in shown.getvalue()) == there
 
 
 def test_on_a_terminal_a_bar_shows_loss_rate_and_speed(recipe: Recipe, data: ImageData, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def recipe_facts(name: str) -> RecipeFacts:
 def _module(name: str) -> ModuleType:
     modules = _modules()
     if name not in modules:
-        raise ValueError(f"unknown recipe {name!r}; {nearest(name, list(modules))}")
+        raise ValueError(f"unknown recipe {name!r}; {nearest(name, list(modules), rest='spimm recipes')}")
     return modules[name]
 
 
