@@ -27,6 +27,24 @@ class Recording:
     width: int
 
     def __post_init__(self) -> None:
+        if not self._in_order():
+            self._convert()
+
+    def _in_order(self) -> bool:
+        """Whether all is as it must be: types, lengths, ranges, order."""
+        x, y, t, p = self.x, self.y, self.t, self.p
+        typed = x.dtype == y.dtype == np.uint16 and t.dtype == np.int64 and p.dtype == np.uint8
+        sized = 1 <= self.height <= 2**16 and 1 <= self.width <= 2**16
+        if not (typed and sized and x.ndim == 1 and x.shape == y.shape == t.shape == p.shape):
+            return False
+        if not len(x):
+            return True
+        highest = np.maximum.reduce
+        inside = highest(x) < self.width and highest(y) < self.height and highest(p) < 2
+        return bool(inside and t[0] >= -LONGEST and t[-1] <= LONGEST and not np.logical_or.reduce(t[1:] < t[:-1]))
+
+    def _convert(self) -> None:
+        """Converts what can be. ValueError names the first event that cannot."""
         for name, size in (("height", self.height), ("width", self.width)):
             if not 1 <= size <= 2**16:
                 raise ValueError(f"{name} must lie in [1, 65536] pixels, got {size}")

@@ -45,7 +45,7 @@ def read_torch_file(path: Path) -> Mapping[str, Any]:
     holds objects other than tensors and plain values, or is no such dict.
     """
     require_regular(path)
-    if not zipfile.is_zipfile(path):
+    if not _is_zip(path):
         raise ValueError(
             f"{path} is no whole checkpoint of tensors: expected torch's zip format, which torch.save writes since "
             "1.6; load an older file with the torch that wrote it and save it again"
@@ -64,6 +64,13 @@ def read_torch_file(path: Path) -> Mapping[str, Any]:
     if foreign is not None:
         raise ValueError(f"{path} holds the key {foreign!r:.40}; expected a dict of tensors by their names")
     return found
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # of archives in several files, which torch does not write
+        return False
 
 
 def _check_sizes(path: Path) -> None:

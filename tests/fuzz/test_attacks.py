@@ -291,6 +291,14 @@ def test_a_compressed_torch_file_is_refused_and_so_is_one_of_old_times(tmp_path)
         read_torch_file(tmp_path / "old.pth")
 
 
+def test_a_torch_file_that_is_one_of_several_disks_is_refused(tmp_path):
+    path = torch_file(tmp_path / "a.pth", pickle.dumps({"a": 1}, 2))
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 1, 0, 2)
+    path.write_bytes(path.read_bytes()[:-22] + locator + path.read_bytes()[-22:])
+    with pytest.raises(ValueError, match=r"a\.pth is no whole checkpoint"):
+        read_torch_file(path)
+
+
 def test_tensors_that_repeat_one_number_are_not_taken_for_all_of_them(tmp_path):
     torch.save({"model": {"a": torch.zeros(1).expand(2**40)}}, tmp_path / "a.pth")
     with pytest.raises(ValueError, match="'a' is not a plain tensor with all of its 1099511627776 numbers"):
