@@ -81,7 +81,23 @@ class Coefficients:
 def channels_last(x: Tensor, channel_dim: int = 2) -> Tensor:
     """x with the memory order (first dimensions, ..., channel); a view where it has that order already."""
     moved = x.movedim(channel_dim, -1)
-    return x if moved.is_contiguous() else moved.contiguous().movedim(-1, channel_dim)
+    return regular(x, channel_dim) if moved.is_contiguous() else moved.contiguous().movedim(-1, channel_dim)
+
+
+def regular(x: Tensor, channel_dim: int) -> Tensor:
+    """A view of channels-last x whose strides follow from its shape at axes of size 1 too; any other x as it is.
+
+    torch takes a tensor's memory order from strides, those of size 1 included: docs/upstream.md has what goes wrong.
+    """
+    if 1 not in x.shape:
+        return x
+    moved = x.movedim(channel_dim, -1)
+    if not moved.is_contiguous():
+        return x
+    strides = [1]
+    for size in moved.shape[:0:-1]:
+        strides.append(strides[-1] * size)
+    return x if moved.stride() == tuple(reversed(strides)) else moved.flatten().view(moved.shape).movedim(-1, channel_dim)
 
 
 def empty_steps(x: Tensor, num_steps: int) -> Tensor:

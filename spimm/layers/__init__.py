@@ -50,7 +50,7 @@ from spimm.layers.spk import (
     check_spk,
     create_spk,
 )
-from spimm.layers.time import as_sequence, over_time
+from spimm.layers.time import as_sequence, fold_time, over_time, unfold_time
 from spimm.layers.ttfs import DirectCode, PixelCode, PSPConv2d, PSPLinear, ReadOut, Readout, TTFSUnit, as_spikes
 
 __all__ = [
@@ -113,6 +113,7 @@ __all__ = [
     "create_spk",
     "ending",
     "entry",
+    "fold_time",
     "grid_attention",
     "over_time",
     "qk_attention",
@@ -124,4 +125,5 @@ __all__ = [
     "set_quantised",
     "sync_norms",
     "to_levels",
+    "unfold_time",
 ]

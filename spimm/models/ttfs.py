@@ -22,6 +22,7 @@ from spimm.layers import (
     Readout,
     TTFSUnit,
     as_sequence,
+    unfold_time,
 )
 from spimm.models.features import pick_stages
 from spimm.models.hierarchy import ImageModel
@@ -211,7 +212,7 @@ class TTFSNet(ImageModel):
             if intermediates_only and index > max(wanted, default=-1):
                 break
             spikes = stage(spikes)
-            maps[index] = spikes[0].unflatten(0, frames.shape[:2])
+            maps[index] = unfold_time(spikes[0], frames)
         chosen = [maps[index] for index in wanted]
         if intermediates_only:
             return chosen
