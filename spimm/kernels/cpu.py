@@ -8,6 +8,7 @@ from torch import Tensor
 
 from spimm.kernels.door import Layout
 from spimm.kernels.dynamics import Dynamics
+from spimm.surrogate import of_code
 
 NUM_SHAPES = 6  # of csrc/kernels.h
 STORAGE = {torch.float32: 0, torch.bfloat16: 1}
@@ -60,6 +61,12 @@ class NeuronCode(NamedTuple):
             *map(float, dynamics.surrogate.parameters),
         )
 
+    def dynamics(self, coefficients: Tensor) -> Dynamics:
+        """The neuron with this code, its potentials measured from rest, and [decay, gain, threshold, ...]."""
+        decay, gain, threshold = coefficients[:3]
+        surrogate = of_code(self.shape, self.surrogate_a, self.surrogate_b)
+        return Dynamics(decay, gain, threshold, None if self.soft_reset else 0.0, self.detach_reset, surrogate)
+
     SCHEMA = "bool soft_reset, bool detach_reset, int shape, float surrogate_a, float surrogate_b"
 
 
@@ -97,7 +104,9 @@ def regular(x: Tensor, channel_dim: int) -> Tensor:
     strides = [1]
     for size in moved.shape[:0:-1]:
         strides.append(strides[-1] * size)
-    return x if moved.stride() == tuple(reversed(strides)) else moved.flatten().view(moved.shape).movedim(-1, channel_dim)
+    return (
+        x if moved.stride() == tuple(reversed(strides)) else moved.flatten().view(moved.shape).movedim(-1, channel_dim)
+    )
 
 
 def empty_steps(x: Tensor, num_steps: int) -> Tensor:

@@ -18,18 +18,19 @@ from .conftest import lively
 META = {"widths": (4, 8, 16), "depths": (1, 1, 1), "strides": (1, 2, 2), "num_heads": 2, "in_chans": 3}
 CONV = {"widths": (8, 16), "depths": (1, 1), "strides": (1, 2), "head_dim": 8, "group_size": 2, "in_chans": 3}
 TTFS = {"convs": "6,M,8,M", "hidden": "12", "image_size": 8, "kernel_size": 3, "padding": 1, "in_chans": 3}
+QKFORMER = {"embed_dim": 32, "num_heads": 2, "in_chans": 3}
 RESNET = {"width": 4, "depths": (1, 1)}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "qkformer": ("qkformer_3_64_digits", {"embed_dim": 16, "num_heads": 2, "in_chans": 3}),
+    "qkformer": ("qkformer_3_64_digits", QKFORMER),
     "metaspikeformer": ("metaspikeformer_mnist", {**META, "blocks": ("conv", "transformer", "transformer")}),
     "spikeatconv": ("spikeatconv_mnist", CONV),
     "resnet": ("resnet18_cifar_small", RESNET),
     "ttfs": ("ttfs_mnist_cnn", TTFS),
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "qkformer vanilla": ("qkformer_3_64_digits", {**FAMILIES["qkformer"][1], "shortcut": "vanilla"}),
-    "qkformer membrane": ("qkformer_3_64_digits", {**FAMILIES["qkformer"][1], "shortcut": "membrane"}),
-    "qkformer plif": ("qkformer_3_64_digits", {**FAMILIES["qkformer"][1], "neuron": "plif"}),
+    "qkformer vanilla": ("qkformer_3_64_digits", {**QKFORMER, "shortcut": "vanilla"}),
+    "qkformer membrane": ("qkformer_3_64_digits", {**QKFORMER, "shortcut": "membrane"}),
+    "qkformer plif": ("qkformer_3_64_digits", {**QKFORMER, "neuron": "plif"}),
     "metaspikeformer conv": ("metaspikeformer_mnist", {**META, "blocks": "conv", "sep_conv": False}),
     "metaspikeformer sdsa1": ("metaspikeformer_mnist", {**META, "blocks": "transformer", "attention": "sdsa1"}),
     "spikeatconv rl": ("spikeatconv_mnist", {**CONV, "spk": "rl", "form": "serial"}),
