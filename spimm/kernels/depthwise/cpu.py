@@ -119,9 +119,9 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _autograd(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight = ctx.saved_tensors
     if second.wanted():
         return *_differentiable(ctx, grad), None, None
+    x, weight = ctx.saved_tensors
     grad, needs = channels_last(grad, 1), ctx.needs_input_grad[:2]
     grad_x, grad_weight = torch.ops.spimm.depthwise_conv2d_backward(grad, x, weight, *ctx.settings, *needs)
     grad_bias = None

@@ -114,7 +114,6 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _autograd(ctx, grad_spikes: Tensor | None, grad_v: Tensor | None) -> tuple[Tensor | None, ...]:
     nothing: list[Tensor | None] = [None] * 10
-    x, v, coefficients = ctx.saved_tensors
     learns = ctx.needs_input_grad[2]
     grad_v = grad_v if ctx.keep_v else None
     if grad_spikes is None and grad_v is None:
@@ -122,6 +121,7 @@ def _autograd(ctx, grad_spikes: Tensor | None, grad_v: Tensor | None) -> tuple[T
     if second.wanted():
         nothing[:3] = _differentiable(ctx, grad_spikes, grad_v)
         return tuple(nothing)
+    x, v, coefficients = ctx.saved_tensors
     if grad_spikes is None:
         grad_spikes = empty_steps(x, ctx.num_steps).zero_()
     grad_x, grad_v0, grad_coefficients = torch.ops.spimm.lif_backward(

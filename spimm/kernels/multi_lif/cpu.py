@@ -91,10 +91,10 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _autograd(ctx, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    x, coefficients = ctx.saved_tensors
-    num_steps, concat, *code = ctx.settings
     if second.wanted():
         return *_differentiable(ctx, grad_out), *[None] * 7
+    x, coefficients = ctx.saved_tensors
+    num_steps, concat, *code = ctx.settings
     learns = ctx.needs_input_grad[1]
     grad_x, grad_coefficients = torch.ops.spimm.multi_lif_backward(
         grad_out, x, coefficients, num_steps, concat, learns, *code

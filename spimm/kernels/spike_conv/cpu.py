@@ -231,10 +231,10 @@ def _setup_context(ctx, inputs, output) -> None:
 def _autograd(ctx, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 6
-    kept, weight = ctx.saved_tensors
-    needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
     if second.wanted():
         return *_differentiable(ctx, grad), None, None, None
+    kept, weight = ctx.saved_tensors
+    needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
     grad = channels_last(grad, 1)
     grad_x = grad_weight = None
     if needs_x:
