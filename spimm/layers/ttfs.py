@@ -80,10 +80,17 @@ class PixelCode(nn.Module):
         self.planes, self.window = planes, window
 
     def forward(self, x: Tensor) -> Tensor:
-        low, high = (float(value) for value in x.detach().aminmax())
+        low, high = (float(value) for value in _values(x).detach().aminmax())
         if not 0 <= low <= high <= 1:
             raise ValueError(f"pixels lie between {low:.4g} and {high:.4g}; wanted values in [0, 1], not standardised")
         return as_spikes(x, self.planes, self.window)
+
+
+def _values(x: Tensor) -> Tensor:
+    """The numbers behind x, those of the whole batch within torch.func.vmap."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
 
 
 def as_spikes(activation: Tensor, planes: int, window: float = 1.0) -> Tensor:
