@@ -23,6 +23,7 @@ from spimm.layers.memory import checkpointed, set_memory
 from spimm.layers.mlp import SpikingMLP
 from spimm.layers.norm import SyncBatchNorm2d, sync_norms
 from spimm.layers.patch import PATCH_FORMS, SPEDS, PatchForm
+from spimm.layers.plain import Conv2d
 from spimm.layers.quantised import (
     BITS,
     Per,
@@ -72,6 +73,7 @@ __all__ = [
     "BranchConv2d",
     "ChannelMask",
     "ColumnMask",
+    "Conv2d",
     "ConvNeXt",
     "ConvNeuron",
     "ConvNormNeuron",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spimm.kernels import psp_conv2d, psp_linear
+from spimm.layers.plain import Conv2d
 from spimm.neurons import RelPSP, ReLU1
 from spimm.neurons.by_itself import fusible, has_hooks, has_own_forward, say_once
 
@@ -18,7 +19,7 @@ ReadOut = Literal["start", "end", "time"]
 
 
 @fusible
-class PSPConv2d(nn.Conv2d):
+class PSPConv2d(Conv2d):
     """Both planes by the same weights, no bias. [P, N, C, H, W] -> [P, N, C', H', W']; `padding` on each side."""
 
     def __init__(self, in_chans: int, out_chans: int, kernel_size: int, *, padding: int = 0):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spimm.layers import (
+    Conv2d,
     DirectCode,
     PixelCode,
     PSPConv2d,
@@ -170,7 +171,7 @@ class TTFSNet(ImageModel):
     def _conv(self, in_chans: int, width: int, pool: int, *, direct: bool) -> nn.Module:
         config = self.config
         if direct:
-            conv = nn.Conv2d(in_chans, width, config.kernel_size, padding=config.padding, bias=False)
+            conv = Conv2d(in_chans, width, config.kernel_size, padding=config.padding, bias=False)
             return DirectCode(conv, planes=self.planes, window=config.window, pool=pool)
         conv = PSPConv2d(in_chans, width, config.kernel_size, padding=config.padding)
         return TTFSUnit(conv, config.neuron_fn(), pool=pool)
