@@ -8,6 +8,7 @@ from torch import Tensor
 
 from spimm.kernels.door import Layout
 from spimm.kernels.dynamics import Dynamics
+from spimm.surrogate import of_code
 
 NUM_SHAPES = 6  # of csrc/kernels.h
 STORAGE = {torch.float32: 0, torch.bfloat16: 1}
@@ -60,6 +61,12 @@ class NeuronCode(NamedTuple):
             *map(float, dynamics.surrogate.parameters),
         )
 
+    def dynamics(self, coefficients: Tensor) -> Dynamics:
+        """The neuron with this code, its potentials measured from rest, and [decay, gain, threshold, ...]."""
+        decay, gain, threshold = coefficients[:3]
+        surrogate = of_code(self.shape, self.surrogate_a, self.surrogate_b)
+        return Dynamics(decay, gain, threshold, None if self.soft_reset else 0.0, self.detach_reset, surrogate)
+
     SCHEMA = "bool soft_reset, bool detach_reset, int shape, float surrogate_a, float surrogate_b"
 
 
@@ -81,7 +88,25 @@ class Coefficients:
 def channels_last(x: Tensor, channel_dim: int = 2) -> Tensor:
     """x with the memory order (first dimensions, ..., channel); a view where it has that order already."""
     moved = x.movedim(channel_dim, -1)
-    return x if moved.is_contiguous() else moved.contiguous().movedim(-1, channel_dim)
+    return regular(x, channel_dim) if moved.is_contiguous() else moved.contiguous().movedim(-1, channel_dim)
+
+
+def regular(x: Tensor, channel_dim: int) -> Tensor:
+    """A view of channels-last x whose strides follow from its shape at axes of size 1 too; any other x as it is.
+
+    torch takes a tensor's memory order from strides, those of size 1 included: docs/upstream.md has what goes wrong.
+    """
+    if 1 not in x.shape:
+        return x
+    moved = x.movedim(channel_dim, -1)
+    if not moved.is_contiguous():
+        return x
+    strides = [1]
+    for size in moved.shape[:0:-1]:
+        strides.append(strides[-1] * size)
+    return (
+        x if moved.stride() == tuple(reversed(strides)) else moved.flatten().view(moved.shape).movedim(-1, channel_dim)
+    )
 
 
 def empty_steps(x: Tensor, num_steps: int) -> Tensor:

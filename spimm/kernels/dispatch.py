@@ -1,7 +1,8 @@
 """Backends of the ops: which exist, which can serve a call, and the choice between them.
 
 `auto` takes the first backend, in the order of registration, that supports the call, and logs each new choice once.
-A backend asked for by name serves the call or raises with the reason: there is no silent fallback.
+A backend asked for by name serves the call or raises with the reason: there is no silent fallback. Under transforms of
+torch.func and forward-mode derivatives `auto` takes the reference, the one that torch can transform.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+from torch.autograd import forward_ad
 
 logger = logging.getLogger("spimm.kernels")
 
@@ -78,6 +80,8 @@ def call(op: str, backend: str, *args: Any, **kwargs: Any) -> Any:
     """
     wanted = _default if backend == "auto" else backend
     entries = _backends[op]
+    if wanted != "reference" and (transform := transforms()):
+        return _transformed(op, wanted, transform, *args, **kwargs)
     if wanted == "auto":
         for entry in entries:
             if entry.passed_over(*args, **kwargs) is None:
@@ -98,6 +102,24 @@ def _runner(entries: list[Backend], chosen: Backend, x: Any) -> Callable[..., An
     if isinstance(x, torch.Tensor) and x.numel() == 0:
         chosen = next((entry for entry in entries if entry.name == "reference"), chosen)
     return chosen.run
+
+
+def transforms() -> str | None:
+    """The transform of functions that is active: backends but the reference would pass over it without a word."""
+    if torch._C._are_functorch_transforms_active():
+        return "transforms of torch.func"
+    return "forward-mode derivatives" if forward_ad._current_level >= 0 else None
+
+
+def _transformed(op: str, wanted: str, transform: str, *args: Any, **kwargs: Any) -> Any:
+    """Runs the op on the reference, which torch can transform; a backend asked for by name is an error."""
+    if wanted != "auto":
+        raise RuntimeError(
+            f"backend {wanted!r} of {op!r} cannot serve {transform}; leave the choice to 'auto', "
+            "or use spimm.kernels.dispatch.use_backend('reference')"
+        )
+    _log_once(op, f"reference (for {transform})")
+    return next(entry.run for entry in _backends[op] if entry.name == "reference")(*args, **kwargs)
 
 
 def _log_once(op: str, name: str) -> None:

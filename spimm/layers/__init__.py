@@ -23,6 +23,7 @@ from spimm.layers.memory import checkpointed, set_memory
 from spimm.layers.mlp import SpikingMLP
 from spimm.layers.norm import SyncBatchNorm2d, sync_norms
 from spimm.layers.patch import PATCH_FORMS, SPEDS, PatchForm
+from spimm.layers.plain import Conv2d
 from spimm.layers.quantised import (
     BITS,
     Per,
@@ -50,7 +51,7 @@ from spimm.layers.spk import (
     check_spk,
     create_spk,
 )
-from spimm.layers.time import as_sequence, over_time
+from spimm.layers.time import as_sequence, fold_time, over_time, unfold_time
 from spimm.layers.ttfs import DirectCode, PixelCode, PSPConv2d, PSPLinear, ReadOut, Readout, TTFSUnit, as_spikes
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "BranchConv2d",
     "ChannelMask",
     "ColumnMask",
+    "Conv2d",
     "ConvNeXt",
     "ConvNeuron",
     "ConvNormNeuron",
@@ -113,6 +115,7 @@ __all__ = [
     "create_spk",
     "ending",
     "entry",
+    "fold_time",
     "grid_attention",
     "over_time",
     "qk_attention",
@@ -124,4 +127,5 @@ __all__ = [
     "set_quantised",
     "sync_norms",
     "to_levels",
+    "unfold_time",
 ]

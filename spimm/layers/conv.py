@@ -6,12 +6,13 @@ from torch import Tensor, nn
 
 from spimm.kernels import Memory, spike_conv2d
 from spimm.layers.norm import batch_norm, fire, frozen_statistics, fuses, max_pool, norm_neuron, norm_pool_neuron
+from spimm.layers.plain import Conv2d
 from spimm.layers.time import over_time
 from spimm.neurons import MultiLIF, Neuron, fusible, hooks_unseen
 
 
 @fusible
-class SpikeConv2d(nn.Conv2d):
+class SpikeConv2d(Conv2d):
     """nn.Conv2d for spikes: work and memory in proportion to what is not 0. [N, C, H, W] -> [N, C', H', W'].
 
     `memory` is how the input is kept for the backward pass, "full" or "packed" (see kernels.spike_conv2d).

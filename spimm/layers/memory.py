@@ -32,5 +32,16 @@ def checkpointed(module: nn.Module, *inputs: Any) -> Tensor:
 
 
 def _contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-    """Around the first computation and around the second."""
-    return contextlib.nullcontext(), frozen_statistics()
+    """Around the first computation and around those of the backward passes, of which `retain_graph` makes several."""
+    return contextlib.nullcontext(), _Recomputing()
+
+
+class _Recomputing(contextlib.AbstractContextManager[None]):
+    """Frozen statistics, entered anew by each backward pass."""
+
+    def __enter__(self) -> None:
+        self._frozen = frozen_statistics()
+        self._frozen.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._frozen.__exit__(*error)

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spimm.kernels import norm_lif, norm_pool_lif
+from spimm.kernels.cpu import channels_last
 from spimm.layers.sync import has_ranks, over_ranks
-from spimm.layers.time import over_time
+from spimm.layers.time import fold_time, over_time, unfold_time
 from spimm.neurons import MultiLIF, Neuron
 from spimm.neurons.by_itself import call_with, fusible, has_own_forward, kept_buffers, runs_by_itself
 
@@ -51,6 +52,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> same."""
+        x = channels_last(x, 1)
         return _normalised(x.unsqueeze(0), self, None).squeeze(0) if _spans_ranks(self) else super().forward(x)
 
 
@@ -78,6 +80,7 @@ def sync_norms(model: nn.Module) -> nn.Module:
 
 def batch_norm(x: Tensor, norm: nn.Module, num_steps: int | None = None) -> Tensor:
     """BN(x), shaped as x; updates the running statistics in training mode."""
+    x = channels_last(x)  # torch's backward pass takes a gradient in any memory order for such an input
     by_itself = runs_by_itself(norm)
     if not isinstance(norm, FUSED_NORMS) or has_own_forward(norm):
         with kept_buffers(norm) if _frozen.get() else contextlib.nullcontext():
@@ -92,20 +95,20 @@ def _normalised(x: Tensor, norm: Norm, num_steps: int | None) -> Tensor:
     if _spans_ranks(norm):
         shared = over_ranks(x, *_affine(norm, x), norm.eps, _group(norm))
         statistics = (shared.mean, shared.variance, shared.weight, shared.bias)
-        y = functional.batch_norm(shared.x.flatten(0, 1), *statistics, training=False, eps=norm.eps)
+        y = functional.batch_norm(fold_time(shared.x), *statistics, training=False, eps=norm.eps)
         _update_running(norm, shared.mean, shared.variance, shared.count * _repeats(x, num_steps))
-        return y.unflatten(0, x.shape[:2])
+        return unfold_time(y, x)
     count = _count(x, num_steps)
-    y, mean, rstd = torch.native_batch_norm(x.flatten(0, 1), norm.weight, norm.bias, None, None, True, 0.0, norm.eps)
+    y, mean, rstd = torch.native_batch_norm(fold_time(x), norm.weight, norm.bias, None, None, True, 0.0, norm.eps)
     _update_running(norm, mean, rstd**-2 - norm.eps, count)
-    return y.unflatten(0, x.shape[:2])
+    return unfold_time(y, x)
 
 
 def _with_hooks(x: Tensor, norm: Norm, num_steps: int | None) -> Tensor:
     """The norm called with its hooks on [T B, C, H, W]; meanwhile its forward is `_normalised`."""
 
     def forward(y: Tensor) -> Tensor:
-        return _normalised(y.unflatten(0, x.shape[:2]), norm, num_steps).flatten(0, 1)
+        return fold_time(_normalised(unfold_time(y, x), norm, num_steps))
 
     return over_time(lambda y: call_with(norm, forward, y), x)
 

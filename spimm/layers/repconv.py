@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from spimm.kernels import depthwise_conv2d
 from spimm.layers.conv import ConvNormNeuron, ConvUnit, SpikeConv2d
 from spimm.layers.norm import FUSED_NORMS, batch_norm, is_frozen
+from spimm.layers.plain import Conv2d
 from spimm.layers.shortcut import Ending
 from spimm.neurons import Neuron, fusible, has_own_forward
 
 
 @fusible
-class DepthwiseConv2d(nn.Conv2d):
+class DepthwiseConv2d(Conv2d):
     """Each channel by its own kernel, zeros around. [N, C, H, W] -> same."""
 
     def __init__(self, channels: int, kernel_size: int):
@@ -25,7 +26,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 @fusible
-class BranchConv2d(nn.Conv2d):
+class BranchConv2d(Conv2d):
     """Depth-wise convolution of concatenated branches, summed over them. [N, n C, H, W] -> [N, C', H / s, W / s].
 
     Every channel of every branch has a kernel of its own for each of the C' / C output channels that it makes. C' is a
@@ -42,7 +43,7 @@ class BranchConv2d(nn.Conv2d):
 
 
 @fusible
-class BorderConv2d(nn.Conv2d):
+class BorderConv2d(Conv2d):
     """Depth-wise 3x3 convolution whose input is surrounded by `border`, a number for each channel.
 
     x: [N, C, H, W], border: [C] -> [N, C, H, W]. No padded copy is made: what the border adds, once it is everywhere,
@@ -71,7 +72,7 @@ class RepConv(nn.Module):
         self.expand = SpikeConv2d(in_chans, out_chans, 1)
         self.expand_norm = nn.BatchNorm2d(out_chans)
         self.depthwise = BorderConv2d(out_chans)
-        self.project = nn.Conv2d(out_chans, out_chans, 1, groups=branches, bias=False)
+        self.project = Conv2d(out_chans, out_chans, 1, groups=branches, bias=False)
         self.project_norm = nn.BatchNorm2d(out_chans)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ class SepConv(nn.Module):
         super().__init__()
         hidden = dim * expansion
         self.expand = ConvNormNeuron(dim, hidden, 1, neuron=neuron)
-        chain = nn.Sequential(DepthwiseConv2d(hidden, kernel_size), nn.Conv2d(hidden, dim, 1, bias=False))
+        chain = nn.Sequential(DepthwiseConv2d(hidden, kernel_size), Conv2d(hidden, dim, 1, bias=False))
         self.mix = ConvUnit(chain, dim, **ending._asdict())
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:

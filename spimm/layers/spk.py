@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from spimm.layers.conv import ConvNormNeuron, ConvUnit
 from spimm.layers.norm import batch_norm
+from spimm.layers.plain import Conv2d
 from spimm.layers.repconv import BranchConv2d, DepthwiseConv2d
 from spimm.layers.time import over_time
 from spimm.neurons import BINARY, MultiLIF, Neuron, SpikeOutput
@@ -107,7 +108,7 @@ class DCL(nn.Module):
         half = channels // 2
         self.split = form.startswith("split")
         in_chans, with_norm = half if self.split else channels, form.endswith("norm")
-        self.conv3, self.conv5 = (nn.Conv2d(in_chans, half, k, padding=k // 2, bias=not with_norm) for k in (3, 5))
+        self.conv3, self.conv5 = (Conv2d(in_chans, half, k, padding=k // 2, bias=not with_norm) for k in (3, 5))
         self.norm3, self.norm5 = (nn.BatchNorm2d(half) if with_norm else None for _ in range(2))
         self.first = first
         self.second = second

@@ -7,12 +7,22 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from spimm.kernels.cpu import channels_last
+from spimm.kernels.cpu import channels_last, regular
 
 
 def over_time(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Applies a 4-D module to every step. x: [T, B, C, H, W] -> [T, B, C', H', W']."""
-    return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return unfold_time(module(fold_time(x)), x)
+
+
+def fold_time(x: Tensor) -> Tensor:
+    """The steps as images of one batch. [T, B, C, H, W] -> [T B, C, H, W]."""
+    return regular(x.flatten(0, 1), 1)
+
+
+def unfold_time(images: Tensor, like: Tensor) -> Tensor:
+    """Images as the steps of `like`, [T, B, ...]. [T B, C, H, W] -> [T, B, C, H, W]."""
+    return regular(images.unflatten(0, like.shape[:2]), 2)
 
 
 def as_sequence(x: Tensor, num_steps: int, in_chans: int) -> tuple[Tensor, int]:

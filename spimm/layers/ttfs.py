@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spimm.kernels import psp_conv2d, psp_linear
+from spimm.layers.plain import Conv2d
 from spimm.neurons import RelPSP, ReLU1
 from spimm.neurons.by_itself import fusible, has_hooks, has_own_forward, say_once
 
@@ -18,7 +19,7 @@ ReadOut = Literal["start", "end", "time"]
 
 
 @fusible
-class PSPConv2d(nn.Conv2d):
+class PSPConv2d(Conv2d):
     """Both planes by the same weights, no bias. [P, N, C, H, W] -> [P, N, C', H', W']; `padding` on each side."""
 
     def __init__(self, in_chans: int, out_chans: int, kernel_size: int, *, padding: int = 0):
@@ -80,10 +81,17 @@ class PixelCode(nn.Module):
         self.planes, self.window = planes, window
 
     def forward(self, x: Tensor) -> Tensor:
-        low, high = (float(value) for value in x.aminmax())
+        low, high = (float(value) for value in _values(x).detach().aminmax())
         if not 0 <= low <= high <= 1:
             raise ValueError(f"pixels lie between {low:.4g} and {high:.4g}; wanted values in [0, 1], not standardised")
         return as_spikes(x, self.planes, self.window)
+
+
+def _values(x: Tensor) -> Tensor:
+    """The numbers behind x, those of the whole batch within torch.func.vmap."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
 
 
 def as_spikes(activation: Tensor, planes: int, window: float = 1.0) -> Tensor:

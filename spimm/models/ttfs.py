@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spimm.layers import (
+    Conv2d,
     DirectCode,
     PixelCode,
     PSPConv2d,
@@ -22,6 +23,7 @@ from spimm.layers import (
     Readout,
     TTFSUnit,
     as_sequence,
+    unfold_time,
 )
 from spimm.models.features import pick_stages
 from spimm.models.hierarchy import ImageModel
@@ -169,7 +171,7 @@ class TTFSNet(ImageModel):
     def _conv(self, in_chans: int, width: int, pool: int, *, direct: bool) -> nn.Module:
         config = self.config
         if direct:
-            conv = nn.Conv2d(in_chans, width, config.kernel_size, padding=config.padding, bias=False)
+            conv = Conv2d(in_chans, width, config.kernel_size, padding=config.padding, bias=False)
             return DirectCode(conv, planes=self.planes, window=config.window, pool=pool)
         conv = PSPConv2d(in_chans, width, config.kernel_size, padding=config.padding)
         return TTFSUnit(conv, config.neuron_fn(), pool=pool)
@@ -211,7 +213,7 @@ class TTFSNet(ImageModel):
             if intermediates_only and index > max(wanted, default=-1):
                 break
             spikes = stage(spikes)
-            maps[index] = spikes[0].unflatten(0, frames.shape[:2])
+            maps[index] = unfold_time(spikes[0], frames)
         chosen = [maps[index] for index in wanted]
         if intermediates_only:
             return chosen

@@ -46,6 +46,34 @@ def test_a_checkpointed_layer_gives_the_same_and_moves_statistics_once() -> None
         assert torch.equal(ordinary, again)
 
 
+@pytest.mark.parametrize("memory", ["full", "packed"])
+@pytest.mark.parametrize("call", [lambda module, x: module(x), checkpointed], ids=["kept", "checkpointed"])
+def test_a_retained_graph_gives_its_gradients_again(call, memory: str) -> None:
+    layer = lively(attention("ssa")).train()
+    set_memory(layer, memory)  # type: ignore[arg-type]
+    x = steps(4, 2, 16, 6, 6).gt(1).float().requires_grad_()
+    loss = (call(layer, x) * steps(4, 2, 16, 6, 6, seed=1)).sum()
+    before = [value.clone() for value in layer.state_dict().values()]
+    first, second, third = (
+        torch.autograd.grad(loss, [x, *layer.parameters()], retain_graph=retained) for retained in (True, True, False)
+    )
+    for gradients in zip(first, second, third, strict=True):
+        assert gradients[0].any() and torch.equal(gradients[0], gradients[1]) and torch.equal(*gradients[1:])
+    assert all(torch.equal(*pair) for pair in zip(before, layer.state_dict().values(), strict=True))
+
+
+def test_second_derivatives_pass_through_a_checkpointed_layer() -> None:
+    results = []
+    for call in (lambda module, x: module(x), checkpointed):
+        layer = lively(attention("ssa")).train()
+        x = steps(4, 2, 16, 6, 6).gt(1).float().requires_grad_()
+        loss = (call(layer, x) * steps(4, 2, 16, 6, 6, seed=1)).sum()
+        (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+        results.append(torch.autograd.grad(slope.square().sum(), list(layer.parameters()), allow_unused=True))
+    for ordinary, again in zip(*results, strict=True):
+        torch.testing.assert_close(ordinary, again)
+
+
 def test_a_checkpointed_layer_keeps_nothing_but_its_input() -> None:
     class Checkpointed(nn.Module):
         def __init__(self) -> None:

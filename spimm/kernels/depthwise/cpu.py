@@ -6,7 +6,7 @@ Plain ones, with one kernel a channel and stride 1, are torch's but for their we
 import torch
 from torch import Tensor
 
-from spimm.kernels import cpu
+from spimm.kernels import cpu, second
 from spimm.kernels.cpu import STORAGE, channels_last, extension, num_threads
 from spimm.kernels.depthwise import reference
 from spimm.kernels.door import Layout
@@ -119,6 +119,8 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _autograd(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    if second.wanted():
+        return *_differentiable(ctx, grad), None, None
     x, weight = ctx.saved_tensors
     grad, needs = channels_last(grad, 1), ctx.needs_input_grad[:2]
     grad_x, grad_weight = torch.ops.spimm.depthwise_conv2d_backward(grad, x, weight, *ctx.settings, *needs)
@@ -126,6 +128,17 @@ def _autograd(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.has_bias and ctx.needs_input_grad[2]:
         grad_bias = grad.sum((0, 2, 3), dtype=torch.float32).to(weight.dtype)
     return grad_x if needs[0] else None, grad_weight.to(weight.dtype) if needs[1] else None, grad_bias, None, None
+
+
+def _differentiable(ctx, grad: Tensor) -> list[Tensor | None]:
+    """The gradients of x, weight and bias by the reference."""
+    x, weight = ctx.saved_tensors
+
+    def run(x: Tensor, weight: Tensor) -> Tensor:
+        return reference.depthwise_conv2d(x, weight, None, *ctx.settings)
+
+    found = second.gradients("depthwise_conv2d", run, (x, weight), ctx.needs_input_grad[:2], (grad,))
+    return [*found, grad.sum((0, 2, 3)) if ctx.has_bias and ctx.needs_input_grad[2] else None]
 
 
 torch.library.register_autograd("spimm::depthwise_conv2d", _autograd, setup_context=_setup_context, lib=_library)

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from spimm.kernels import cpu
+from spimm.kernels import cpu, second
 from spimm.kernels.cpu import STORAGE, channels_last, extension, num_threads
 from spimm.kernels.door import Layout
+from spimm.kernels.group_attention import reference
 
 MAX_POSITIONS = 256
 """Scores of a group stay in the cache up to here."""
@@ -91,8 +92,20 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _autograd(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    if second.wanted():
+        return *_differentiable(ctx, grad), None, None
     grads = torch.ops.spimm.group_attention_backward(grad, *ctx.saved_tensors, ctx.shared)
     return *grads, None, None
+
+
+def _differentiable(ctx, grad: Tensor) -> list[Tensor | None]:
+    """The gradients of qkv and bias by the reference."""
+    qkv, bias, members = ctx.saved_tensors
+
+    def run(qkv: Tensor, bias: Tensor) -> Tensor:
+        return reference.group_attention(qkv.float(), bias, members, shared=ctx.shared)
+
+    return second.gradients("group_attention", run, (qkv, bias), ctx.needs_input_grad[:2], (grad,))
 
 
 torch.library.register_autograd("spimm::group_attention", _autograd, setup_context=_setup_context, lib=_library)

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from spimm.kernels.cpu import NO_NORM, NO_THRESHOLDS, STORAGE, NeuronCode, empty_steps, extension, num_threads
 from spimm.kernels.door import NOTHING, Layout
+from spimm.kernels import second
 from spimm.kernels.dynamics import Dynamics
+from spimm.kernels.lif import reference
 
 _library = torch.library.Library("spimm", "FRAGMENT")
 _library.define(
@@ -22,7 +24,8 @@ _library.define(
 
 def lif(x: Tensor, dynamics: Dynamics, v: Tensor | None, *, num_steps: int, keep_v: bool) -> tuple[Tensor, Tensor]:
     """As reference.lif."""
-    x = _dense_steps(x if x.stride(0) else x[:1])  # of an expanded input one step is read
+    repeated = not x.stride(0) and not (torch.is_grad_enabled() and x.requires_grad)
+    x = _dense_steps(x[:1] if repeated else x)  # of an expanded input one step is read; each has its own gradient
     if v is not None:
         v = _like_step(v.to(x.dtype) - dynamics.rest, x)
     spikes, v_end = torch.ops.spimm.lif(x, v, dynamics.coefficients(), num_steps, keep_v, *NeuronCode.of(dynamics))
@@ -117,11 +120,14 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _autograd(ctx, grad_spikes: Tensor | None, grad_v: Tensor | None) -> tuple[Tensor | None, ...]:
     nothing: list[Tensor | None] = [None] * 10
-    x, v, coefficients = ctx.saved_tensors
     learns = ctx.needs_input_grad[2]
     grad_v = grad_v if ctx.keep_v else None
     if grad_spikes is None and grad_v is None:
         return tuple(nothing)
+    if second.wanted():
+        nothing[:3] = _differentiable(ctx, grad_spikes, grad_v)
+        return tuple(nothing)
+    x, v, coefficients = ctx.saved_tensors
     if grad_spikes is None:
         grad_spikes = empty_steps(x, ctx.num_steps).zero_()
     grad_x, grad_v0, grad_coefficients = torch.ops.spimm.lif_backward(
@@ -133,6 +139,16 @@ def _autograd(ctx, grad_spikes: Tensor | None, grad_v: Tensor | None) -> tuple[T
     if learns:
         nothing[2] = grad_coefficients
     return tuple(nothing)
+
+
+def _differentiable(ctx, *grads: Tensor | None) -> list[Tensor | None]:
+    """The gradients of x, v and coefficients by the reference."""
+
+    def run(x: Tensor, v: Tensor | None, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        dynamics = NeuronCode(*ctx.code).dynamics(coefficients)
+        return reference.lif(x.float(), dynamics, None if v is None else v.float(), num_steps=ctx.num_steps)
+
+    return second.gradients("lif", run, ctx.saved_tensors, ctx.needs_input_grad[:3], grads)
 
 
 torch.library.register_autograd("spimm::lif", _autograd, setup_context=_setup_context, lib=_library)

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from spimm.kernels import second
 from spimm.kernels.cpu import NO_NORM, STORAGE, Coefficients, NeuronCode, channels_last, extension, num_threads
 from spimm.kernels.door import NOTHING, Layout
 from spimm.kernels.dynamics import Dynamics
+from spimm.kernels.multi_lif import reference
 
 _library = torch.library.Library("spimm", "FRAGMENT")
 _library.define(f"multi_lif(Tensor x, Tensor coefficients, int num_steps, bool concat, {NeuronCode.SCHEMA}) -> Tensor")
@@ -89,6 +91,8 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _autograd(ctx, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    if second.wanted():
+        return *_differentiable(ctx, grad_out), *[None] * 7
     x, coefficients = ctx.saved_tensors
     num_steps, concat, *code = ctx.settings
     learns = ctx.needs_input_grad[1]
@@ -96,6 +100,17 @@ def _autograd(ctx, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         grad_out, x, coefficients, num_steps, concat, learns, *code
     )
     return grad_x, grad_coefficients if learns else None, *[None] * 7
+
+
+def _differentiable(ctx, grad_out: Tensor) -> list[Tensor | None]:
+    """The gradients of x and coefficients by the reference."""
+    num_steps, concat, *code = ctx.settings
+
+    def run(x: Tensor, coefficients: Tensor) -> Tensor:
+        combine, dynamics = "concat" if concat else "sum", NeuronCode(*code).dynamics(coefficients)
+        return reference.multi_lif(x.float(), dynamics, coefficients[2:], num_steps=num_steps, combine=combine)
+
+    return second.gradients("multi_lif", run, ctx.saved_tensors, ctx.needs_input_grad[:2], (grad_out,))
 
 
 torch.library.register_autograd("spimm::multi_lif", _autograd, setup_context=_setup_context, lib=_library)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from spimm.kernels import second
 from spimm.kernels.cpu import (
     STORAGE,
     Coefficients,
@@ -20,6 +21,8 @@ from spimm.kernels.cpu import (
 )
 from spimm.kernels.door import NOTHING, Layout
 from spimm.kernels.dynamics import Dynamics
+from spimm.kernels.lif import reference as lif_reference
+from spimm.kernels.norm_lif import reference
 
 _library = torch.library.Library("spimm", "FRAGMENT")
 _FORWARD = (
@@ -211,6 +214,10 @@ def _autograd(ctx, grad_out: Tensor | None, *_: Tensor | None) -> tuple[Tensor |
     nothing: list[Tensor | None] = [None] * 15
     if grad_out is None:
         return tuple(nothing)
+    if second.wanted():
+        nothing[0], nothing[1], nothing[2], nothing[5], nothing[7] = _differentiable(ctx, grad_out)
+        nothing[6] = grad_out if ctx.has_added else None
+        return tuple(nothing)
     x, weight, bias, mean, variance, residual, coefficients = ctx.saved_tensors
     learns = ctx.needs_input_grad[7]
     *nothing[:3], grad_residual, grad_coefficients = torch.ops.spimm.norm_lif_backward(
@@ -238,6 +245,11 @@ def _membrane_autograd(
     nothing: list[Tensor | None] = [None] * 14
     if grad_membrane is None and grad_spikes is None:
         return tuple(nothing)
+    if second.wanted():
+        nothing[0], nothing[1], nothing[2], nothing[5], nothing[6] = _membrane_differentiable(
+            ctx, grad_membrane, grad_spikes
+        )
+        return tuple(nothing)
     x, weight, bias, mean, variance, membrane, coefficients = ctx.saved_tensors
     learns = ctx.needs_input_grad[6]
     if grad_spikes is None:
@@ -249,6 +261,45 @@ def _membrane_autograd(
     nothing[5] = grad_residual if ctx.to_residual else None
     nothing[6] = grad_coefficients if learns else None
     return tuple(nothing)
+
+
+def _differentiable(ctx, grad_out: Tensor) -> list[Tensor | None]:
+    """The gradients of x, weight, bias, residual and coefficients by the reference."""
+    x, weight, bias, mean, variance, residual, coefficients = ctx.saved_tensors
+    given = (None, None) if ctx.of_batch else (mean, variance)
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, coefficients: Tensor) -> Tensor:
+        dynamics, settings = NeuronCode(*ctx.code).dynamics(coefficients), {"num_steps": ctx.num_steps, "eps": ctx.eps}
+        thresholds = coefficients[2:] if len(coefficients) > 3 else None
+        before = None if residual is None else residual.float()
+        numbers = (x.float(), weight, bias, dynamics, *given, before, None, thresholds)
+        return reference.norm_lif(*numbers, **settings)[0]  # type: ignore[arg-type]
+
+    needed = [ctx.needs_input_grad[i] for i in (0, 1, 2, 5, 7)]
+    return second.gradients("norm_lif", run, (x, weight, bias, residual, coefficients), needed, (grad_out,))
+
+
+def _membrane_differentiable(ctx, grad_membrane: Tensor | None, grad_spikes: Tensor | None) -> list[Tensor | None]:
+    """The gradients of x, weight, bias, residual and coefficients by the reference, through the membrane as stored."""
+    x, weight, bias, mean, variance, membrane, coefficients = ctx.saved_tensors
+    given = (None, None) if ctx.of_batch else (mean, variance)
+
+    def fire(z: Tensor, coefficients: Tensor) -> Tensor:
+        dynamics = NeuronCode(*ctx.code).dynamics(coefficients)
+        return lif_reference.lif(z.float(), dynamics, num_steps=ctx.num_steps)[0]
+
+    def norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        z, *_ = reference.membrane(x.float(), weight, bias, *given, None, eps=ctx.eps)
+        return z.expand(ctx.num_steps, *z.shape[1:])
+
+    needs, learns = ctx.needs_input_grad, ctx.needs_input_grad[6]
+    of_z, of_coefficients = second.gradients(
+        "norm_lif_membrane", fire, (membrane, coefficients), (True, learns), (grad_spikes,)
+    )
+    parts = [grad for grad in (of_z, grad_membrane) if grad is not None]
+    grad_z = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+    found = second.gradients("norm_lif_membrane", norm, (x, weight, bias), needs[:3], (grad_z,))
+    return [*found, grad_z if ctx.to_residual else None, of_coefficients]
 
 
 torch.library.register_autograd("spimm::norm_lif", _autograd, setup_context=_setup_context, lib=_library)

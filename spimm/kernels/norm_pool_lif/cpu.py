@@ -6,10 +6,12 @@ Saved for backward: the input and per-channel numbers; the maxima are found agai
 import torch
 from torch import Tensor
 
+from spimm.kernels import second
 from spimm.kernels.cpu import STORAGE, NeuronCode, channels_last, extension, num_threads
 from spimm.kernels.door import Layout
 from spimm.kernels.dynamics import Dynamics
 from spimm.kernels.norm_lif.cpu import Norm
+from spimm.kernels.norm_pool_lif import reference
 
 _library = torch.library.Library("spimm", "FRAGMENT")
 _library.define(
@@ -137,6 +139,9 @@ def _autograd(ctx, grad_spikes: Tensor | None, *_: Tensor | None) -> tuple[Tenso
     nothing: list[Tensor | None] = [None] * 13
     if grad_spikes is None:
         return tuple(nothing)
+    if second.wanted():
+        nothing[0], nothing[1], nothing[2], nothing[5] = _differentiable(ctx, grad_spikes)
+        return tuple(nothing)
     x, weight, bias, mean, variance, coefficients = ctx.saved_tensors
     learns = ctx.needs_input_grad[5]
     *nothing[:3], grad_coefficients = torch.ops.spimm.norm_pool_lif_backward(
@@ -144,6 +149,22 @@ def _autograd(ctx, grad_spikes: Tensor | None, *_: Tensor | None) -> tuple[Tenso
     )
     nothing[5] = grad_coefficients if learns else None
     return tuple(nothing)
+
+
+def _differentiable(ctx, grad_spikes: Tensor) -> list[Tensor | None]:
+    """The gradients of x, weight, bias and coefficients by the reference."""
+    x, weight, bias, mean, variance, coefficients = ctx.saved_tensors
+    given = (None, None) if ctx.of_batch else (mean, variance)
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor, coefficients: Tensor) -> Tensor:
+        dynamics, settings = (
+            NeuronCode(*ctx.code).dynamics(coefficients),
+            {"num_steps": len(grad_spikes), "eps": ctx.eps},
+        )
+        return reference.norm_pool_lif(x.float(), weight, bias, dynamics, *given, **settings)[0]
+
+    needed = [ctx.needs_input_grad[i] for i in (0, 1, 2, 5)]
+    return second.gradients("norm_pool_lif", run, (x, weight, bias, coefficients), needed, (grad_spikes,))
 
 
 torch.library.register_autograd("spimm::norm_pool_lif", _autograd, setup_context=_setup_context, lib=_library)

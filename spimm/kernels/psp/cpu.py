@@ -5,12 +5,15 @@ neurons that fired inside their window, and of each pooled square by one alone: 
 up one row for each of them and skip the rest.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from spimm.kernels import cpu
+from spimm.kernels import cpu, second
 from spimm.kernels.cpu import STORAGE, channels_last, extension, num_threads
 from spimm.kernels.door import NOTHING, Layout
+from spimm.kernels.psp import reference
 from spimm.kernels.spike_conv.cpu import dense_gradient, event_extent, sparse_enough
 
 NARROWEST = 8  # input channels: the rows that are added up for one error
@@ -43,6 +46,11 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
         spikes, weight = ctx.saved_tensors
+        if second.wanted():
+            found = second.gradients(
+                "psp_linear", reference.psp_linear, (spikes, weight), ctx.needs_input_grad, (grad,)
+            )
+            return found[0], found[1]
         needs_spikes, needs_weight = ctx.needs_input_grad
         grad_spikes = grad_weight = None
         if needs_spikes:
@@ -156,6 +164,9 @@ def _setup_context(ctx, inputs, output) -> None:
 def _autograd(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     spikes, weight = ctx.saved_tensors
     needs = ctx.needs_input_grad[:2]
+    if second.wanted():
+        run = partial(reference.psp_conv2d, padding=ctx.padding)
+        return *second.gradients("psp_conv2d", run, (spikes, weight), needs, (grad,)), None
     found = torch.ops.spimm.psp_conv2d_backward(channels_last(grad), spikes, weight, ctx.padding, *needs)
     return *(gradient if needed else None for gradient, needed in zip(found, needs, strict=True)), None
 

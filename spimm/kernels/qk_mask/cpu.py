@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor
 
+from spimm.kernels import second
 from spimm.kernels.cpu import STORAGE, NeuronCode, channels_last, extension, num_threads
 from spimm.kernels.door import Layout
 from spimm.kernels.dynamics import Dynamics
+from spimm.kernels.qk_mask import reference
 
 _library = torch.library.Library("spimm", "FRAGMENT")
 _library.define(
@@ -102,6 +104,9 @@ def _autograd(ctx, grad_out: Tensor | None, *_: Tensor | None) -> tuple[Tensor |
     nothing: list[Tensor | None] = [None] * 8
     if grad_out is None:
         return tuple(nothing)
+    if second.wanted():
+        nothing[:2] = _differentiable(ctx, grad_out)
+        return tuple(nothing)
     qk, sums, coefficients = ctx.saved_tensors
     learns = ctx.needs_input_grad[1]
     grad_qk, grad_coefficients = torch.ops.spimm.qk_mask_backward(
@@ -109,6 +114,19 @@ def _autograd(ctx, grad_out: Tensor | None, *_: Tensor | None) -> tuple[Tensor |
     )
     nothing[:2] = grad_qk, grad_coefficients if learns else None
     return tuple(nothing)
+
+
+def _differentiable(ctx, grad_out: Tensor) -> list[Tensor | None]:
+    """The gradients of qk and coefficients by the reference."""
+    qk, _, coefficients = ctx.saved_tensors
+
+    def run(qk: Tensor, coefficients: Tensor) -> Tensor:
+        dynamics = NeuronCode(*ctx.code).dynamics(coefficients)
+        if ctx.num_heads == OF_CHANNELS:
+            return reference.channel_mask(qk.float(), dynamics)[0]
+        return reference.token_mask(qk.float(), dynamics, ctx.num_heads)[0]
+
+    return second.gradients("qk_mask", run, (qk, coefficients), ctx.needs_input_grad[:2], (grad_out,))
 
 
 torch.library.register_autograd("spimm::qk_mask", _autograd, setup_context=_setup_context, lib=_library)

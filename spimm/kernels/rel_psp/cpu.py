@@ -1,10 +1,14 @@
 """Spike times through the compiled extension, channels-last. Kept for the backward pass: the drive alone."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from spimm.kernels import second
 from spimm.kernels.cpu import STORAGE, channels_last, extension, num_threads
 from spimm.kernels.door import Layout
+from spimm.kernels.rel_psp import reference
 
 _library = torch.library.Library("spimm", "FRAGMENT")
 _library.define("rel_psp(Tensor drive, float window, int pool, bool closed, float clip) -> Tensor")
@@ -88,7 +92,14 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _autograd(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     (drive,) = ctx.saved_tensors
+    if second.wanted():
+        found = second.gradients("rel_psp", partial(_run, ctx), (drive,), (True,), (grad,))
+        return *found, None, None, None, None
     return torch.ops.spimm.rel_psp_backward(grad[0], drive, *ctx.settings), None, None, None, None
+
+
+def _run(ctx, drive: Tensor) -> Tensor:
+    return reference.rel_psp(drive, *ctx.settings)
 
 
 torch.library.register_autograd("spimm::rel_psp", _autograd, setup_context=_setup_context, lib=_library)

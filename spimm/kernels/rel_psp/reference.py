@@ -39,18 +39,31 @@ def fire(drive: Tensor, window: float, closed: bool) -> tuple[Tensor, Tensor, Te
 
 
 class _Fire(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, drive: Tensor, window: float, closed: bool, clip: float) -> Tensor:
+    def forward(drive: Tensor, window: float, closed: bool, clip: float) -> Tensor:
         activation, fired, _ = fire(drive, window, closed)
-        ctx.save_for_backward(drive)
-        ctx.settings = window, closed, clip
         return torch.stack([activation, fired.to(drive.dtype)])
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        drive, *settings = inputs
+        ctx.settings = settings
+        ctx.save_for_backward(drive)
+        ctx.save_for_forward(drive)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (drive,) = ctx.saved_tensors
-        window, closed, clip = ctx.settings
-        return torch.stack(gradients(grad[0], drive, window, closed, clip)), None, None, None
+        return torch.stack(gradients(grad[0], drive, *ctx.settings)), None, None, None
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor, *_: None) -> Tensor:  # type: ignore[override]
+        (drive,) = ctx.saved_tensors
+        slopes = gradients(torch.ones_like(drive[0]), drive, *ctx.settings)
+        moved = slopes[0] * tangent[0] + slopes[1] * tangent[1]
+        return torch.stack([moved, torch.zeros_like(moved)])
 
 
 def gradients(grad: Tensor, drive: Tensor, window: float, closed: bool, clip: float) -> tuple[Tensor, Tensor]:

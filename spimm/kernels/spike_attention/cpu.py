@@ -1,10 +1,14 @@
 """Linear spiking self-attention through the compiled extension, channels-last. Saved for backward: qkv alone."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from spimm.kernels import second
 from spimm.kernels.cpu import STORAGE, channels_last, extension, num_threads
 from spimm.kernels.door import Layout
+from spimm.kernels.spike_attention import reference
 
 _library = torch.library.Library("spimm", "FRAGMENT")
 _library.define("spike_attention(Tensor qkv, int num_heads, float scale) -> Tensor")
@@ -62,7 +66,13 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _autograd(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     (qkv,) = ctx.saved_tensors
+    if second.wanted():
+        return *second.gradients("spike_attention", partial(_run, ctx), (qkv,), (True,), (grad,)), None, None
     return torch.ops.spimm.spike_attention_backward(grad, qkv, ctx.num_heads, ctx.scale), None, None
+
+
+def _run(ctx, qkv: Tensor) -> Tensor:
+    return reference.spike_attention(qkv.float(), ctx.num_heads, ctx.scale)
 
 
 torch.library.register_autograd("spimm::spike_attention", _autograd, setup_context=_setup_context, lib=_library)

@@ -86,7 +86,7 @@ def spike_conv2d_lif(
 
 
 def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, memory: Memory) -> Tensor:
-    if memory == "packed":
+    if memory == "packed" and not dispatch.transforms():
         return PackedConv2d.apply(x, weight, bias, stride, padding)
     return reference.spike_conv2d(x, weight, bias, stride, padding)
 

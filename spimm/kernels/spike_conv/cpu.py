@@ -9,15 +9,18 @@ input; the input itself may be kept packed.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from spimm.kernels import cpu
+from spimm.kernels import cpu, second
 from spimm.kernels.cpu import STORAGE, channels_last, extension, num_threads
 from spimm.kernels.door import Layout
 from spimm.kernels.dynamics import Dynamics
 from spimm.kernels.norm_lif.cpu import norm_lif
+from spimm.kernels.spike_conv import reference
+from spimm.kernels.spike_conv.packed import check_differentiable
 
 KERNELS = (1, 3, 5, 7)
 SAMPLE = 65536  # values looked at to judge how sparse an input is
@@ -284,6 +287,8 @@ def _setup_context(ctx, inputs, output) -> None:
 def _autograd(ctx, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 6
+    if second.wanted():
+        return *_differentiable(ctx, grad), None, None, None
     kept, weight = ctx.saved_tensors
     needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
     grad = channels_last(grad, 1)
@@ -296,6 +301,18 @@ def _autograd(ctx, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | Non
         grad_weight = torch.ops.spimm.spike_conv2d_grad_weight(x, grad, weight, ctx.stride, ctx.padding)
     grad_bias = grad.sum((0, 2, 3)) if needs_bias else None
     return grad_x, grad_weight, grad_bias, None, None, None
+
+
+def _differentiable(ctx, grad: Tensor) -> list[Tensor | None]:
+    """The gradients of x, weight and bias by the reference."""
+    x, weight = ctx.saved_tensors
+    needs_x, _, needs_bias = ctx.needs_input_grad[:3]
+    if ctx.packed:
+        check_differentiable(needs_x)
+        x = torch.ops.spimm.unpack_spikes(x, ctx.shape, weight.dtype)
+    run = partial(reference.spike_conv2d, bias=None, stride=ctx.stride, padding=ctx.padding)
+    found = second.gradients("spike_conv2d", run, (x, weight), ctx.needs_input_grad[:2], (grad,))
+    return [*found, grad.sum((0, 2, 3)) if needs_bias else None]
 
 
 torch.library.register_autograd("spimm::spike_conv2d", _autograd, setup_context=_setup_context, lib=_library)

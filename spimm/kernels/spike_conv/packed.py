@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from spimm.kernels import second
+
 
 class Packed(NamedTuple):
     """`bits` a value, 8 / bits values a byte, the first in the lowest bits; 0 bits: `values` is the tensor itself."""
@@ -34,6 +36,15 @@ class Packed(NamedTuple):
         return values.flatten()[: self.shape.numel()].view(self.shape).to(dtype)
 
 
+def check_differentiable(needs_x: bool) -> None:
+    """Raises RuntimeError where second derivatives would need the input itself, of which the bits alone are kept."""
+    if needs_x:
+        raise RuntimeError(
+            "memory='packed' keeps no graph of a convolution's input, which second derivatives need; "
+            "use memory='full': create_model(..., memory='full') or layers.set_memory(model, 'full')"
+        )
+
+
 class PackedConv2d(torch.autograd.Function):
     """torch's conv2d, its input kept packed."""
 
@@ -48,6 +59,8 @@ class PackedConv2d(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         values, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        if second.wanted():
+            check_differentiable(needs_x)
         x = Packed(values, ctx.bits, ctx.shape).unpack(weight.dtype)
         sizes = [len(weight)] if needs_bias else None
         grads = torch.ops.aten.convolution_backward(
