@@ -159,6 +159,13 @@ def of_another_size(x: Tensor, dim: int, size: int) -> Tensor:
     return x.new_ones([size if d == dim else length for d, length in enumerate(x.shape)])
 
 
+def one_replaced(x: Tensor, value: float) -> Tensor:
+    """The same values but for the first."""
+    x = x.clone()
+    x[(slice(0, 1),) * x.dim()] = value
+    return x
+
+
 def odd(x: Tensor, rng: random.Random) -> Tensor | None:
     """A tensor in the place of x: valid but laid out otherwise, or wrong."""
     dim = rng.randrange(max(1, x.dim()))
@@ -175,8 +182,7 @@ def odd(x: Tensor, rng: random.Random) -> Tensor | None:
         lambda x: x.transpose(dim, rng.randrange(x.dim())),
         lambda x: x.to("meta"),
         lambda _: None,
-        lambda x: x + 10**8,
-        lambda x: x * float("nan") if x.is_floating_point() else -x,
+        lambda x: one_replaced(x, torch.nan) if x.is_floating_point() else x + 10**8,
     ]
     return rng.choice(layouts if rng.random() < 0.5 else wrong)(x) if x.dim() else None
 
