@@ -43,13 +43,8 @@ def gradients(
         found: list[Tensor | None] = [None] * len(inputs)
         if pairs and places:
             outputs, vectors = [y for y, _ in pairs], [grad.to(y.dtype) for y, grad in pairs]
-            of_inputs = torch.autograd.grad(
-                outputs,
-                [apart[i] for i in places],
-                vectors,
-                create_graph=True,
-                allow_unused=True,  # type: ignore[arg-type]
-            )
+            sources = [x for i, x in enumerate(apart) if i in places and x is not None]
+            of_inputs = torch.autograd.grad(outputs, sources, vectors, create_graph=True, allow_unused=True)
             for place, gradient in zip(places, of_inputs, strict=True):
                 found[place] = gradient
     return found

@@ -89,8 +89,9 @@ class PixelCode(nn.Module):
 
 def _values(x: Tensor) -> Tensor:
     """The numbers behind x, those of the whole batch within torch.func.vmap."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(x):
-        x = torch._C._functorch.get_unwrapped(x)
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    while functorch.is_functorch_wrapped_tensor(x):
+        x = functorch.get_unwrapped(x)
     return x
 
 

@@ -5,9 +5,9 @@ import functools
 import torch
 from torch import Tensor
 
+from spimm.kernels import second
 from spimm.kernels.cpu import NO_NORM, NO_THRESHOLDS, STORAGE, NeuronCode, empty_steps, extension, num_threads
 from spimm.kernels.door import NOTHING, Layout
-from spimm.kernels import second
 from spimm.kernels.dynamics import Dynamics
 from spimm.kernels.lif import reference
 
