@@ -80,7 +80,8 @@ def _without_parametrizations(model: nn.Module) -> nn.Module:
     """
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
-            computed = {name: getattr(module, name).detach() for name, _ in module.parametrizations.named_children()}  # pyright: ignore
+            names = dict(module.get_submodule("parametrizations").named_children())
+            computed = {name: getattr(module, name).detach() for name in names}
             module.__class__ = parametrize.type_before_parametrizations(module)
             del module.parametrizations
             for name, value in computed.items():
