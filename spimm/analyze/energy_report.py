@@ -120,7 +120,8 @@ class EnergyReport:
 
     def table(self) -> Table:
         """One row a group, for a terminal; the dense reference last."""
-        title = f"{self.model}: energy per sample, formula {self.formula}\n{counted(self.num_steps, 'step')}, {self._reading()}"
+        steps = counted(self.num_steps, "step")
+        title = f"{self.model}: energy per sample, formula {self.formula}\n{steps}, {self._reading()}"
         costs = f"{self.constants.name}: MAC {self.constants.mac} pJ, AC {self.constants.ac} pJ"
         table = Table(title=title, caption=costs)
         table.add_column("group")

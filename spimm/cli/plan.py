@@ -19,7 +19,8 @@ def print_plan(console: Console, dry_run: DryRun) -> None:
     lines = {
         "model": f"{recipe.model}, {plan.parameters:,} parameters",
         "data": f"{recipe.data}, {plan.data.train:,} for training{held_out} and {plan.data.test:,} for tests",
-        "batch": f"{counted(recipe.batch_size, 'image')}, {plan.process_images} on each of {counted(plan.processes, 'process')}",
+        "batch": f"{counted(recipe.batch_size, 'image')}, {plan.process_images} on each of "
+        f"{counted(plan.processes, 'process')}",
         "steps": f"{plan.steps:,}: {counted(recipe.total_epochs, 'epoch')} of {plan.steps_per_epoch:,}",
         "images": f"{plan.images:,} in training",
         "speed": f"{plan.images_per_second:,.3g} images/s on {dry_run.device}, in a step of {probe.images}",
