@@ -19,9 +19,10 @@ PACKAGE = ROOT / "spimm"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 500
 
-LOWER = {"files", "manifest", "reading", "weights", "surrogate", "kernels", "neurons", "layers"}
+LOWER = {"words", "files", "manifest", "reading", "weights", "surrogate", "kernels", "neurons", "layers"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"models"},
+    "words": set(),
     "files": set(),
     "reading": set(),
     "manifest": {"files"},
@@ -34,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tasks": LOWER,
     "analyze": LOWER,
     "deploy": LOWER,
-    "hardware": {"analyze", "files", "reading"},
+    "hardware": {"words", "analyze", "files", "reading"},
     "data": {"files", "reading"},
     "train": LOWER | {"models", "tasks", "data", "analyze"},
     "bench": LOWER | {"models", "deploy", "data"},

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from spimm.analyze.constants import Constants
 from spimm.files import write_text
+from spimm.words import counted
 
 PICOJOULES_PER_MILLIJOULE = 1e9
 
@@ -119,7 +120,8 @@ class EnergyReport:
 
     def table(self) -> Table:
         """One row a group, for a terminal; the dense reference last."""
-        title = f"{self.model}: energy per sample, formula {self.formula}\n{self.num_steps} steps, {self._reading()}"
+        steps = counted(self.num_steps, "step")
+        title = f"{self.model}: energy per sample, formula {self.formula}\n{steps}, {self._reading()}"
         costs = f"{self.constants.name}: MAC {self.constants.mac} pJ, AC {self.constants.ac} pJ"
         table = Table(title=title, caption=costs)
         table.add_column("group")
@@ -139,9 +141,9 @@ class EnergyReport:
         """Which rates these are."""
         if isinstance(self.rates, float | int):
             return f"a given rate of {self.rates:g}"
-        given = "" if self.rates is None else f", {len(self.rates)} layers with given rates"
+        given = "" if self.rates is None else f", {counted(len(self.rates), 'layer')} with given rates"
         integers = "integers as several spikes" if self.count_integers else "any non-zero value as one spike"
-        return f"{self.samples} samples, {integers}{given}"
+        return f"{counted(self.samples, 'sample')}, {integers}{given}"
 
 
 def _cells(lines: Iterable[EnergyLine]) -> list[str]:

@@ -9,6 +9,7 @@ from PIL import Image
 from spimm.analyze.energy_report import PICOJOULES_PER_MILLIJOULE, EnergyReport
 from spimm.analyze.trace import Trace
 from spimm.files import write_whole
+from spimm.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +37,7 @@ def plot(trace: Trace, energy: EnergyReport) -> "Figure":
     figure.get_layout_engine().set(wspace=0.06, w_pad=0.1, h_pad=0.08)  # type: ignore[union-attr]
     unit, per_millijoule = _unit(energy)
     total = f"{energy.millijoules * per_millijoule:.4g} {unit} per sample"
-    title = f"{trace.model}: {trace.num_steps} steps, {trace.samples} samples, {total}"
+    title = f"{trace.model}: {counted(trace.num_steps, 'step')}, {counted(trace.samples, 'sample')}, {total}"
     figure.suptitle(title, fontsize=13, color=INK)
     _draw_rates(rates, trace)
     _draw_energy(joules, energy)

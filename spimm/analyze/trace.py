@@ -9,6 +9,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from spimm.files import write_text
+from spimm.words import counted
 
 Shape = tuple[int, ...]
 Values = Literal["silent", "spikes", "integers", "reals"]
@@ -159,7 +160,7 @@ class Trace:
 
     def table(self) -> Table:
         """One row a layer, for a terminal."""
-        table = Table(title=f"{self.model}: {self.samples} samples, {self.num_steps} steps")
+        table = Table(title=f"{self.model}: {counted(self.samples, 'sample')}, {counted(self.num_steps, 'step')}")
         table.add_column("layer", no_wrap=True)
         headings = ["kind", "output", "steps", "Mop / step", "input ≠ 0", "mean |input|", "firing rate", "silent"]
         timed = any(entry.times for entry in self.layers)

@@ -12,6 +12,7 @@ from spimm.cli.subject import SubjectOptions
 from spimm.deploy import Threshold, run_event_driven, run_stepwise
 from spimm.tasks import Classify
 from spimm.train import evaluate as evaluate_model
+from spimm.words import counted
 
 
 def evaluate(
@@ -55,7 +56,7 @@ def evaluate(
     five = f"top-5 {metrics['top5']:.2f} %, " if loaded.data.num_classes > 5 else ""
     console.print(
         f"{loaded.recipe.model} on {loaded.data.name}: top-1 {metrics['top1']:.2f} %, {five}"
-        f"loss {metrics['loss']:.4f}, {metrics['images']} test images"
+        f"loss {metrics['loss']:.4f}, {counted(metrics['images'], 'test image')}"
     )
     if metrics["untied_top1"] < metrics["top1"]:
         console.print(f"with ties counted wrong: top-1 {metrics['untied_top1']:.2f} %")

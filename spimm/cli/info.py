@@ -10,6 +10,7 @@ from spimm import __version__
 from spimm.bench.environment import hardware
 from spimm.cli.console import wide_console
 from spimm.kernels import list_backends
+from spimm.words import counted
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors", "spikingjelly")
 
@@ -22,7 +23,10 @@ def info() -> None:
     for package in _PACKAGES:
         table.add_row(package, _version(package))
     machine = hardware()
-    table.add_row("processor", f"{machine['cpu']}, {machine['cores']} cores, {torch.get_num_threads()} threads used")
+    table.add_row(
+        "processor",
+        f"{machine['cpu']}, {counted(machine['cores'], 'core')}, {counted(torch.get_num_threads(), 'thread')} used",
+    )
     table.add_row("features", " ".join(machine["features"]) or "not known")
     table.add_row("compiled kernels", machine["spimm_isa"])
     for op in ("lif", "norm_lif"):

@@ -5,6 +5,7 @@ from rich.table import Table
 
 from spimm.train import DryRun
 from spimm.train.plan import FLOAT, resting_bytes
+from spimm.words import counted
 
 GIB = 2**30
 
@@ -18,8 +19,9 @@ def print_plan(console: Console, dry_run: DryRun) -> None:
     lines = {
         "model": f"{recipe.model}, {plan.parameters:,} parameters",
         "data": f"{recipe.data}, {plan.data.train:,} for training{held_out} and {plan.data.test:,} for tests",
-        "batch": f"{recipe.batch_size} images, {plan.process_images} on each of {plan.processes} processes",
-        "steps": f"{plan.steps:,}: {recipe.total_epochs} epochs of {plan.steps_per_epoch:,}",
+        "batch": f"{counted(recipe.batch_size, 'image')}, {plan.process_images} on each of "
+        f"{counted(plan.processes, 'process')}",
+        "steps": f"{plan.steps:,}: {counted(recipe.total_epochs, 'epoch')} of {plan.steps_per_epoch:,}",
         "images": f"{plan.images:,} in training",
         "speed": f"{plan.images_per_second:,.3g} images/s on {dry_run.device}, in a step of {probe.images}",
         "hours": f"{plan.hours:,.3g}: training {plan.train_hours:,.3g}, evaluation {plan.eval_hours:,.3g}",

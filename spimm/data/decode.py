@@ -105,7 +105,7 @@ def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except (OSError, SyntaxError, ValueError, EOFError, struct.error):
         return pixels
     return pixels if turn is None else pixels.transpose(turn)

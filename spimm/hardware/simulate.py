@@ -13,6 +13,7 @@ from spimm.hardware.mapping import NEURONS_PER_CORE, CoreMap, map_layers
 from spimm.hardware.mesh import Delivery, Mesh, Tile
 from spimm.hardware.noc import Congestion, Latency, Traffic, congestion, latency, send
 from spimm.hardware.placement import Placement, place
+from spimm.words import counted
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Simulation:
 
     def table(self) -> Table:
         """One row a layer, for a terminal."""
-        title = f"{self.chip.model} on {self.mesh} cores, {self.chip.samples} samples: one frame"
+        title = f"{self.chip.model} on {self.mesh} cores, {counted(self.chip.samples, 'sample')}: one frame"
         table = Table(title=title, caption="busiest link: packets in one window")
         table.add_column("layer", no_wrap=True)
         for heading in ("neurons", "cores", "steps", "spikes", "hops", "hops / spike", "busiest link"):

@@ -20,6 +20,7 @@ from spimm.train.optim import build_optimizer, set_learning_rate
 from spimm.train.plan import FLOAT, KNOWN, DataSize, Plan, Probe, memory_line, resting_bytes
 from spimm.train.run import build_data, build_loader, build_model, build_task
 from spimm.train.seeding import seed_everything
+from spimm.words import counted
 
 PROBE_PIXELS = {"cpu": 2**17, "cuda": 2**24}
 """Pixels of all frames of the measured step where the batch has more, by kind of device; at least 4 images it has."""
@@ -57,7 +58,7 @@ def plan_run(
     most = images or _probe_images(recipe, data.image_size)
     batch = _batch(recipe, data, most)
     if len(batch[1]) < most:
-        notes.append(f"the training data has {len(batch[1])} images; a step has as many")
+        notes.append(f"the training data has {counted(len(batch[1]), 'image')}; a step has as many")
     probes = _measure(recipe, model, task, batch, notes)
     plan = Plan(
         recipe,
@@ -67,7 +68,7 @@ def plan_run(
         memory_line(*probes) if len(probes) == 2 else None,
         processes,
     )
-    return DryRun(plan, f"{device}, {torch.get_num_threads()} threads", tuple(notes))
+    return DryRun(plan, f"{device}, {counted(torch.get_num_threads(), 'thread')}", tuple(notes))
 
 
 def _probe_images(recipe: Recipe, size: tuple[int, int]) -> int:

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from spimm.cli.main import COMMANDS, main
+from spimm.words import counted
 
 
 def printed(arguments: list[str], encoding: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
@@ -25,8 +26,11 @@ def printed(arguments: list[str], encoding: str, monkeypatch: pytest.MonkeyPatch
 HELPS = [["--help"], *([command, "--help"] for command in COMMANDS)]
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "gbk", "cp1252", "utf-8"])
-@pytest.mark.parametrize("arguments", HELPS, ids=" ".join)
+ENCODINGS = [("ascii", arguments) for arguments in HELPS]
+ENCODINGS += [(encoding, HELPS[0]) for encoding in ("gbk", "cp1252", "utf-8")]
+
+
+@pytest.mark.parametrize(("encoding", "arguments"), ENCODINGS)
 def test_every_help_is_printed(arguments: list[str], encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     status, text = printed(arguments, encoding, monkeypatch)
     assert status == 0
@@ -42,3 +46,8 @@ def test_names_of_files_and_letters_of_no_kind_are_printed(monkeypatch: pytest.M
     for encoding in ("ascii", "utf-8"):
         status, text = printed(["eval", "lauf_\udcff_数"], encoding, monkeypatch)
         assert (status, "lauf_?_" in text) == (2, True)
+
+
+def test_one_of_a_thing_is_not_several() -> None:
+    shown = [counted(count, noun) for count, noun in ((1, "step"), (2, "step"), (1000, "process"), (1, "process"))]
+    assert shown == ["1 step", "2 steps", "1,000 processes", "1 process"]

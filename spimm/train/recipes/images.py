@@ -1,4 +1,4 @@
-"""A small Meta-SpikeFormer (1.67 M parameters, T = 1) on your own images: `PATH/train/CLASS/*` and `PATH/val/CLASS/*`.
+"""A small Meta-SpikeFormer (1.67 M parameters, T = 1) on your own images, `PATH/{train,val}/CLASS/*` or `PATH/CLASS/*`.
 
 Images are cropped and resized to 64 x 64 pixels; image_size, model and every other setting can be changed behind the
 command (docs/guide.md).
