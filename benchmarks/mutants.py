@@ -38,7 +38,7 @@ TESTS = {
     "spimm/models/metaspikeformer.py": ["tests/models/test_metaspikeformer.py", "tests/golden"],
     "spimm/models/ttfs.py": ["tests/models/test_ttfs.py", "tests/golden"],
     "spimm/tasks/classify.py": ["tests/tasks"],
-    "spimm/train/engine.py": ["tests/train/test_engine.py", "tests/train/test_resume.py", "tests/train/test_val_share.py"],
+    "spimm/train/engine.py": [f"tests/train/test_{name}.py" for name in ("engine", "resume", "val_share")],
     "spimm/train/optim.py": ["tests/train/test_optim.py"],
     "spimm/analyze/energy.py": ["tests/analyze/test_energy.py", "tests/analyze/test_published_energy.py"],
     "spimm/analyze/ops.py": ["tests/analyze/test_ops.py"],

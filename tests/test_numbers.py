@@ -22,7 +22,7 @@ def test_the_table_of_accuracies_is_made_of_the_records() -> None:
 
 
 def test_measured_numbers_have_a_unit_or_digits_after_the_point() -> None:
-    text = "In 2024, 3 runs of `x=1.5` took 12 minutes: 97.36 % ([log](a/1.2.md)), 2.67x, 1,100 recordings, 0.29 spikes."
+    text = "In 2024, 3 runs of `x=1.5` took 12 minutes: 97.36 % ([log](a/1.2.md)), 2.67x, 1,100 files, 0.29 spikes."
     assert NUMBERS["measured"](text) == ["12 minutes", "97.36 %", "2.67 x", "0.29"]
 
 

@@ -94,3 +94,67 @@ def test_weights_of_another_model_are_refused_in_few_words(saved: Path) -> None:
     with pytest.raises(ValueError, match=r"\d+ wrong-shaped: .* and \d+ more") as caught:
         spimm.load_weights(tiny(embed_dim=32), saved)
     assert len(str(caught.value)) < 1500
+
+
+WRAPPED = {
+    "ddp": lambda key: f"module.{key}",
+    "compiled": lambda key: f"_orig_mod.{key}",
+    "compiled within ddp": lambda key: f"module._orig_mod.{key}",
+    "nested": lambda key: f"state_dict.module.{key}",
+    "under model": lambda key: f"model.{key}",
+    "compiled stages": lambda key: key.replace("stages.1.", "stages.1._orig_mod."),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_names_that_wrappers_changed_are_read_and_said(wrapper: str, saved: Path, caplog) -> None:
+    tensors = load_file(saved)
+    save_file({WRAPPED[wrapper](key): tensor for key, tensor in tensors.items()}, saved)
+    model = tiny()
+    spimm.load_weights(model, saved)
+    assert_same(fingerprint(model), tensors)
+    (message,) = caplog.messages
+    assert message.startswith(f"{saved}: names are read without ")
+
+
+def test_tensors_beside_nested_weights_are_left_out_and_counted(saved: Path, caplog) -> None:
+    tensors = load_file(saved)
+    nested = {f"model.{key}": tensor for key, tensor in tensors.items()}
+    save_file({**nested, "optimizer.step": torch.zeros(1), "epoch": torch.zeros(1)}, saved)
+    model = tiny()
+    spimm.load_weights(model, saved)
+    assert_same(fingerprint(model), tensors)
+    assert caplog.messages == [f"{saved}: names are read without model., and 2 other tensors left out"]
+
+
+def test_plain_names_are_not_mentioned_nor_those_of_wrapped_models(saved: Path, caplog) -> None:
+    spimm.load_weights(tiny(), saved)
+    wrapped = torch.nn.ModuleDict({"module": tiny()})
+    path = spimm.save_weights(wrapped, saved.with_name("wrapped.safetensors"))
+    spimm.load_weights(torch.nn.ModuleDict({"module": tiny()}), path)
+    assert caplog.messages == []
+
+
+def test_names_that_fit_in_no_way_are_listed_as_they_are(saved: Path) -> None:
+    save_file({"module.other.weight": torch.zeros(1)}, saved)
+    with pytest.raises(ValueError, match=r"1 unexpected: module\.other\.weight"):
+        spimm.load_weights(tiny(), saved)
+
+
+def test_a_classifier_of_other_classes_is_left_out_only_if_a_new_one_is_asked_for(saved: Path, caplog) -> None:
+    settings = {"embed_dim": 16, "num_heads": 2, "depths": (1, 1, 2), "num_steps": 3}
+    model = spimm.create_model("qkformer_4_384_cifar", weights=saved, num_classes=4, **settings)
+    tensors = load_file(saved)
+    assert all(torch.equal(value, tensors[key]) for key, value in model.state_dict().items() if "head" not in key)
+    assert model.head.weight.shape == (4, 16) and model.head.weight.any()
+    (message,) = caplog.messages
+    assert message == f"{saved}: head left out, of other classes than the model's, whose own is new"
+    with pytest.raises(ValueError, match=r"2 wrong-shaped: head\.bias"):
+        spimm.load_weights(model, saved)
+    bare = spimm.create_model("qkformer_4_384_cifar", weights=saved, num_classes=0, **settings)
+    assert bare(torch.randn(1, 3, 8, 8)).shape == (1, 16)
+
+
+def test_images_of_other_channels_are_refused_with_the_option_that_fits(saved: Path) -> None:
+    with pytest.raises(ValueError, match=r"its images have 3 channels, the model's 1: in_chans=3"):
+        spimm.load_weights(tiny(in_chans=1), saved)

@@ -10,6 +10,7 @@ from spimm.analyze.energy import energy, find_formula
 from spimm.analyze.energy_report import EnergyReport, FirstLayerSteps
 from spimm.analyze.record import record
 from spimm.analyze.trace import Trace
+from spimm.weights import say_untrained
 
 
 class Analysis(NamedTuple):
@@ -33,10 +34,11 @@ def analyze(
 ) -> Analysis:
     """Runs the batches, images [B, C, H, W] or sequences [B, T, C, H, W], in eval mode where the model is.
 
-    The modes of the model's modules are restored. Raises ValueError if there is no batch, or no formula of
-    that name.
+    The modes of the model's modules are restored. A model with random weights is named in the log. Raises ValueError if
+    there is no batch, or no formula of that name.
     """
     find_formula(formula)
+    say_untrained(model, model_name or type(model).__name__)
     weight = next(model.parameters(), None)
     modes = {module: module.training for module in model.modules()}
     model.eval()

@@ -16,6 +16,7 @@ from spimm.models.pretrained import shipped_weights
 from spimm.train import Recipe, build_data, build_loader, build_model, load_run, match_classes, run_classes
 from spimm.train.overrides import read_options
 from spimm.train.place import in_place
+from spimm.weights import say_untrained
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class SubjectOptions:
         options: dict[str, Any] = {} if self.num_steps is None else {"num_steps": self.num_steps}
         options |= read_options(self.options)
         subject = self._named(self.model, options) if self.model is not None else self._trained(options)
+        say_untrained(subject.model, subject.recipe.model)
         costs = merge_costs(subject.model) if self.fold else []
         if self.fold:
             folded = fold(subject.model, dtype=torch.bfloat16 if precision == "bf16" else None, merge=self.merge)

@@ -19,6 +19,7 @@ from spimm.deploy.linear import NORMS, is_row, linear_steps, norm_scale
 from spimm.deploy.merge import merge_convs, split_chains
 from spimm.layers import DCL, BranchConv2d, ConvNeuron, ConvUnit, SpikeConv2d, SpikeProduct
 from spimm.neurons import Neuron, runs_by_itself
+from spimm.weights import mark_untrained, untrained
 
 
 def fold(
@@ -48,6 +49,7 @@ def fold(
         if isinstance(module, NORMS) and module.running_mean is None:
             raise ValueError(f"batch norm {name!r} has no running statistics; it depends on the batch and cannot fold")
     copied = _without_parametrizations(copy.deepcopy(model))
+    mark_untrained(copied, untrained(model))
     parts = dict(copied.named_modules())
     choose_forms(copied, merge, rate=rate, mac_cost=mac_cost)
     folded = _replace(copied, {}).eval().requires_grad_(False)

@@ -36,7 +36,16 @@ from spimm.layers.quantised import (
 )
 from spimm.layers.repconv import BorderConv2d, BranchConv2d, RepConv, SepConv
 from spimm.layers.sdsa import SDSA, ColumnMask, Projection, SoftmaxProduct, sdsa
-from spimm.layers.shortcut import Ending, Residual, Shortcut, check_shortcut, ending, entry
+from spimm.layers.shortcut import (
+    Ending,
+    Residual,
+    Shortcut,
+    check_drop_path,
+    check_shortcut,
+    drop_samples,
+    ending,
+    entry,
+)
 from spimm.layers.spk import (
     ACTIVATIONS,
     DCL,
@@ -108,11 +117,13 @@ __all__ = [
     "TokenMask",
     "as_sequence",
     "as_spikes",
+    "check_drop_path",
     "check_heads",
     "check_shortcut",
     "check_spk",
     "checkpointed",
     "create_spk",
+    "drop_samples",
     "ending",
     "entry",
     "fold_time",

@@ -70,6 +70,10 @@ class ConvUnit(nn.Module):
         x = over_time(max_pool, x) if self.pool else x
         return fire(x, self.neuron, num_steps, added, adds_first=self.adds_first)
 
+    def membrane(self, x: Tensor) -> Tensor:
+        """BN(conv(x)), what a unit without a pool fires on, [T, B, C', H', W']."""
+        return batch_norm(over_time(self.conv, x), self.norm)
+
     @property
     def fuses(self) -> bool:
         """Whether neither a pool nor a block that is no neuron stands between the norm and the spikes."""

@@ -10,6 +10,7 @@ from torch.nn.functional import avg_pool2d
 
 from spimm.layers.conv import ConvNormNeuron, ConvUnit
 from spimm.layers.repconv import BranchConv2d
+from spimm.layers.shortcut import drop_samples
 from spimm.layers.spk import sum_branches
 from spimm.layers.time import over_time
 from spimm.neurons import SpikeOutput
@@ -21,7 +22,7 @@ class ConvNeXt(nn.Module):
     With the same width and resolution the shortcut is x; else BN(conv1x1(pool(SPK(x)))), the pool a sum over s x s
     places: the average but for a factor, which the norm takes. `entry` is the SPK block in front; where it gives
     concatenated branches, the depth-wise convolution has kernels for each of them and the pool sums them. H / s and
-    W / s are rounded up.
+    W / s are rounded up. `drop_path`: as for Residual.
     """
 
     def __init__(
@@ -34,8 +35,10 @@ class ConvNeXt(nn.Module):
         stride: int = 1,
         expansion: float = 4.0,
         kernel_size: int = 7,
+        drop_path: float = 0.0,
     ):
         super().__init__()
+        self.drop_path = drop_path
         self.entry = entry
         self.stride = stride
         output: SpikeOutput = entry.output  # type: ignore[assignment]
@@ -51,7 +54,10 @@ class ConvNeXt(nn.Module):
         spikes = self.entry(x)
         if self.shortcut is not None:
             x = self.shortcut(self._pooled(spikes))
-        return self.contract(self.expand(self.depthwise(spikes)), added=x)
+        hidden = self.expand(self.depthwise(spikes))
+        if not (self.training and self.drop_path):
+            return self.contract(hidden, added=x)
+        return x + drop_samples(self.contract(hidden), self.drop_path)
 
     def _pooled(self, spikes: Tensor) -> Tensor:
         if self.branches > 1:

@@ -45,22 +45,34 @@ class Residual(nn.Module):
     """x and branch(entry(x)), joined. x: [T, B, C, H, W] -> same. The branch takes x in, in its last op.
 
     `drop_path`: probability that, in training, a sample goes without the branch at all its steps (stochastic depth,
-    Huang et al. 2016); what is left is scaled up. Membranes only: spikes have no scale.
+    Huang et al. 2016). Membranes that are left are scaled up; spikes are not, so that they stay whole numbers. Not for
+    `vanilla`, which has no stream to fall back on.
     """
 
     def __init__(self, branch: nn.Module, *, shortcut: Shortcut, neuron_fn: NeuronFn, drop_path: float = 0.0):
         super().__init__()
-        if not 0 <= drop_path < 1:
-            raise ValueError(f"drop_path is {drop_path}; wanted a probability from 0 to below 1")
-        if drop_path and shortcut != "membrane":
-            raise ValueError(f"drop_path is {drop_path}; it needs the membrane shortcut, this one is {shortcut}")
+        check_drop_path(drop_path)
+        if drop_path and shortcut == "vanilla":
+            raise ValueError(f"drop_path is {drop_path}; it needs the shortcut membrane or spike_add, not vanilla")
         self.entry = entry(shortcut, neuron_fn)
         self.branch = branch
         self.drop_path = drop_path
+        self.scales = shortcut == "membrane"
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and self.drop_path):
             return self.branch(self.entry(x), added=x)
-        keep = 1 - self.drop_path
-        kept = torch.rand(x.shape[1], 1, 1, 1, device=x.device) < keep
-        return x + self.branch(self.entry(x)) * (kept / keep).to(x.dtype)
+        return x + drop_samples(self.branch(self.entry(x)), self.drop_path, scales=self.scales)
+
+
+def check_drop_path(drop_path: float) -> None:
+    """Raises ValueError unless `drop_path` is a probability below 1."""
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"drop_path is {drop_path}; expected a probability from 0 to below 1")
+
+
+def drop_samples(y: Tensor, drop_path: float, *, scales: bool = True) -> Tensor:
+    """y: [T, B, C, H, W], a random share `drop_path` of its samples 0 at all steps; `scales`: the rest scaled up."""
+    keep = 1 - drop_path
+    kept = (torch.rand(y.shape[1], 1, 1, 1, device=y.device) < keep).to(y.dtype)
+    return y * (kept / keep if scales else kept)

@@ -81,7 +81,7 @@ class PixelCode(nn.Module):
         self.planes, self.window = planes, window
 
     def forward(self, x: Tensor) -> Tensor:
-        low, high = (float(value) for value in _values(x).detach().aminmax())
+        low, high = (0.0, 1.0) if x.is_meta else (float(value) for value in _values(x).detach().aminmax())
         if not 0 <= low <= high <= 1:
             raise ValueError(f"pixels lie between {low:.4g} and {high:.4g}; wanted values in [0, 1], not standardised")
         return as_spikes(x, self.planes, self.window)

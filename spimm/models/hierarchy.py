@@ -1,18 +1,19 @@
-"""What hierarchical models share: stages in a row, their maps, and a head that can be replaced.
+"""What hierarchical models share: stages in a row, each a patch embedding and blocks, and a head on the last map.
 
 T time, B batch, C channels, H W space, D width of the last stage.
 """
 
-import abc
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor, nn
+from torch.nn.functional import dropout
 
 from spimm.layers import as_sequence, checkpointed, set_memory
-from spimm.models.features import FeatureList, marked, pick_stages
-from spimm.models.settings import ImageConfig, ModelConfig
+from spimm.models.image_model import ImageModel, Maps
+from spimm.models.settings import ModelConfig
 
 
 class Stage(nn.Module):
@@ -39,78 +40,9 @@ def _call(module: nn.Module, *inputs: Any) -> Tensor:
     return module(*inputs)
 
 
-class ImageModel(nn.Module, abc.ABC):
-    """x: image [B, C, H, W] or sequence [B, T, C, H, W] -> logits [B, num_classes]. Nothing is kept between calls.
-
-    The logits of a sample with a NaN or an infinity are NaN.
-
-    A family gives the maps of its stages, told of in `feature_info`, and the head behind the last one.
-    """
-
-    head: nn.Module
-    num_features: int
-
-    def __init__(self, config: ImageConfig):
-        super().__init__()
-        self.num_classes = config.num_classes
-        self.num_steps, self.in_chans = config.num_steps, config.in_chans
-        self.feature_info: list[dict[str, int | str]] = []
-
-    @abc.abstractmethod
-    def forward_intermediates(
-        self, x: Tensor, indices: Sequence[int] | int | None = None, *, intermediates_only: bool = False
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Outputs of the chosen stages (all, the last n, or by number), each [T, B, C_i, H_i, W_i].
-
-        Returns (features, maps), or maps alone; later stages than the last one asked for are not run then.
-        """
-
-    @abc.abstractmethod
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Any:
-        """Features -> logits [B, num_classes]; `pre_logits`, or no classifier: what the classifier takes, [B, D]."""
-
-    @abc.abstractmethod
-    def _classifier(self, num_classes: int) -> nn.Module:
-        """A new classifier; an identity for 0 classes."""
-
-    @abc.abstractmethod
-    def layers(self) -> list[nn.Module]:
-        """The layers in the order of the data, as coarse as the family sees them, without what is behind the last."""
-
-    def layer_depths(self) -> dict[str, int]:
-        """Depth of every parameter by its name: 0 in the first of `layers`, one more in each, most in the head."""
-        layers = self.layers()
-        depths = {id(weight): depth for depth, layer in enumerate(layers) for weight in layer.parameters()}
-        return {name: depths.get(id(weight), len(layers)) for name, weight in self.named_parameters()}
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """What the head takes, [T, B, ...]."""
-        return self.forward_intermediates(x, [])[0]  # type: ignore[return-value]
-
-    def forward(self, x: Tensor) -> Any:
-        output = self.forward_head(self.forward_features(x))
-        if isinstance(output, tuple):
-            return tuple(marked(logits, x) for logits in output)
-        return marked(output, x)
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replaces the classifier by a new one; 0 classes leave the pooled features [B, D]."""
-        self.num_classes = num_classes
-        self.head = self._classifier(num_classes)
-
-    def get_classifier(self) -> nn.Module:
-        """The classifier, or an identity."""
-        return self.head
-
-    def features_only(self, indices: Sequence[int] | int | None = None, *, per_step: bool = False) -> FeatureList:
-        """This model as a backbone: a list of maps, the mean over time or `per_step` (see FeatureList)."""
-        self.reset_classifier(0)
-        return FeatureList(self, indices, per_step=per_step)
-
-
 class HierarchicalModel(ImageModel):
     """Stages in a row. A family gives them, with their widths and strides, says what happens behind the last one
-    (`last_neuron`), and may have another head (`forward_head`).
+    (`last_neuron`), and may have another head (`run_head`).
     """
 
     last_neuron: nn.Module
@@ -128,31 +60,20 @@ class HierarchicalModel(ImageModel):
         set_memory(self, config.memory)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward_intermediates(
-        self, x: Tensor, indices: Sequence[int] | int | None = None, *, intermediates_only: bool = False
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+    def run_stages(self, x: Tensor, last: int | None = None) -> tuple[Tensor, Maps]:
         """As ImageModel's; features: the last map, [T, B, D, H', W']."""
-        wanted = pick_stages(indices, len(self.stages))
-        steps, num_steps = as_sequence(x, self.num_steps, self.in_chans)
-        if min(steps.shape[-2:]) < self.reduction:
-            raise ValueError(
-                f"input is {tuple(steps.shape[-2:])} pixels; the patch grid needs at least {self.reduction}"
-            )
-        x = steps
-        maps: dict[int, Tensor] = {}
-        for index, stage in enumerate(self.stages):
-            if intermediates_only and index > max(wanted, default=-1):
-                break
+        x, num_steps = _sequence(x, self.num_steps, self.in_chans, self.reduction)
+        maps: Maps = {}
+        for index, stage in enumerate(self.stages[: None if last is None else last + 1]):
             x = maps[index] = stage(x, num_steps if index == 0 else None)
-        chosen = [maps[index] for index in wanted]
-        return chosen if intermediates_only else (self.last_neuron(x), chosen)
+        return (x if last is not None else self.last_neuron(x)), maps
 
     def layers(self) -> list[nn.Module]:
         """Each patch embedding and each block."""
         stages: list[Any] = list(self.stages)
         return [part for stage in stages for part in (stage.embed, *stage.blocks) if part is not None]
 
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Any:
+    def run_head(self, features: Tensor, pre_logits: bool = False) -> Any:
         """[T, B, D, H', W'] -> logits [B, num_classes]: mean over space and time, then linear.
 
         `pre_logits`, or no classifier: the mean, [B, D].
@@ -160,7 +81,17 @@ class HierarchicalModel(ImageModel):
         mean = pooled(features).mean(0)
         if pre_logits or isinstance(self.head, nn.Identity):
             return mean
-        return self.head(mean.to(next(self.head.parameters()).dtype))
+        return self.head(dropout(mean.to(next(self.head.parameters()).dtype), self.drop_rate, self.training))
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Whether training keeps only the inputs of embeddings and blocks and computes the rest again."""
+        stages: list[Any] = list(self.stages)
+        for stage in stages:
+            stage.checkpoint = enable
+
+    def _remove_head(self) -> None:
+        self.last_neuron = nn.Identity()
+        self.reduction = self.feature_info[-1]["reduction"]
 
     def _classifier(self, num_classes: int) -> nn.Module:
         if not num_classes:
@@ -172,6 +103,16 @@ class HierarchicalModel(ImageModel):
         return head
 
 
+@torch.fx.wrap
+def _sequence(x: Tensor, num_steps: int, in_chans: int, reduction: int) -> tuple[Tensor, int]:
+    """`as_sequence` of images that are large enough for the last map."""
+    x, num_steps = as_sequence(x, num_steps, in_chans)
+    if min(x.shape[-2:]) < reduction:
+        raise ValueError(f"input is {tuple(x.shape[-2:])} pixels; the patch grid needs at least {reduction}")
+    return x, num_steps
+
+
+@torch.fx.wrap
 def pooled(features: Tensor) -> Tensor:
     """Mean over space at each step, in float32 or wider. [T, B, D, H, W] -> [T, B, D]."""
     dtype = torch.promote_types(features.dtype, torch.float32)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import dropout
 
 from spimm.layers import (
     SDSA,
@@ -57,8 +58,6 @@ class MetaSpikeFormerConfig(TransformerConfig):
     """Kernel of the first convolution."""
     num_steps: int = 1
     shortcut: Shortcut = "membrane"
-    drop_path: float = 0.0
-    """Stochastic depth of the last block; it grows linearly from 0. The authors' code has it and does not use it."""
     distillation: bool = False
     """A second classifier, to be taught by a teacher: logits of both in training, their mean otherwise."""
 
@@ -144,18 +143,22 @@ class MetaSpikeFormer(HierarchicalModel):
 
     def __init__(self, config: MetaSpikeFormerConfig):
         self.config = config
-        stages, total, kinds = [], sum(config.depths), config.stage_kinds()
-        rates = iter([config.drop_path * i / max(total - 1, 1) for i in range(total)])
+        stages, kinds, drops = [], config.stage_kinds(), config.drop_paths(config.depths)
         for i, in_chans in enumerate([config.in_chans, *config.widths[:-1]]):
             dim, (kind, attention) = config.widths[i], kinds[i]
             embed = Downsample(in_chans, dim, config.strides[i], config, first=i == 0)
             build = partial(ConvBlock, dim) if kind == "conv" else partial(TransformerBlock, dim, attention)
-            blocks = [build(config, drop_path=next(rates)) for _ in range(config.depths[i])]
+            blocks = [build(config, drop_path=drop) for drop in drops[i]]
             stages.append(Stage(embed, blocks, checkpoint=config.checkpoint))
         super().__init__(config, stages, config.widths, config.strides)
         self.head_neuron = config.entry()
 
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Any:
+    @property
+    def classifiers(self) -> tuple[str, ...]:
+        """Names of the modules that depend on the number of classes."""
+        return ("head", "distilled_head") if self.config.distillation else ("head",)
+
+    def run_head(self, features: Tensor, pre_logits: bool = False) -> Any:
         """[T, B, D, H', W'] -> logits [B, K]: mean over space, LIF, linear at each step, mean over time.
 
         With another shortcut than `membrane` the features are spikes already: there is no LIF, which the mean of spikes
@@ -165,18 +168,22 @@ class MetaSpikeFormer(HierarchicalModel):
         x = self.head_neuron(pooled(features))
         if pre_logits or isinstance(self.head, nn.Identity):
             return x.mean(0)
-        x = x.to(next(self.head.parameters()).dtype)
+        x = dropout(x.to(next(self.head.parameters()).dtype), self.drop_rate, self.training)
         logits = over_time(self.head, x).mean(0)
         if self.distilled_head is None:
             return logits
         distilled = over_time(self.distilled_head, x).mean(0)
         return (logits, distilled) if self.training else torch.stack((logits, distilled)).mean(0)
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replaces the classifier, and the distilled one if there is one, by a new one; 0 leaves features [B, D]."""
-        super().reset_classifier(num_classes)
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """As ImageModel's; the distilled classifier, if there is one, is replaced as well."""
+        super().reset_classifier(num_classes, global_pool)
         distilled = self.config.distillation and num_classes
         self.distilled_head = self._classifier(num_classes) if distilled else None
+
+    def _remove_head(self) -> None:
+        super()._remove_head()
+        self.head_neuron = nn.Identity()
 
 
 def size(base: int, last: int | None = None, **changes: Any) -> MetaSpikeFormerConfig:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spimm.models import metaspikeformer_keys, qkformer_keys, ttfs_keys
 from spimm.models.registry import create_model, model_card
 from spimm.models.torch_files import read_torch_file
-from spimm.weights import load_state, read_safetensors
+from spimm.weights import bare_names, load_state, read_safetensors
 
 
 def _rows_of_head(tensors: Mapping[str, Tensor]) -> int | None:
@@ -100,7 +100,7 @@ def _strip(tensors: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     foreign = [key for key, value in tensors.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if foreign:
         raise ValueError(f"{source}: not all entries are tensors under a name: {', '.join(map(str, foreign[:8]))}")
-    return {key.removeprefix("module."): value for key, value in tensors.items()}
+    return bare_names(tensors, source)
 
 
 def _translate(model: nn.Module, tensors: dict[str, Tensor], official: OfficialFormat) -> dict[str, Tensor]:

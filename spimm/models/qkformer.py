@@ -60,7 +60,7 @@ class QKFormerConfig(TransformerConfig):
 class Block(nn.Module):
     """Attention and MLP, each with its shortcut. x: [T, B, dim, H, W] -> same."""
 
-    def __init__(self, kind: str, dim: int, config: QKFormerConfig):
+    def __init__(self, kind: str, dim: int, config: QKFormerConfig, *, drop_path: float):
         super().__init__()
         attention = qk_attention(
             kind,
@@ -72,8 +72,8 @@ class Block(nn.Module):
             merge_scale=config.merge_scale,
             legacy=config.legacy,
         )
-        self.attention = config.residual(attention)
-        self.mlp = config.residual(config.mlp(dim))
+        self.attention = config.residual(attention, drop_path=drop_path)
+        self.mlp = config.residual(config.mlp(dim), drop_path=drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mlp(self.attention(x))
@@ -87,7 +87,7 @@ class QKFormer(HierarchicalModel):
         widths = [config.embed_dim // 2 ** (count - 1 - i) for i in range(count)]
         kinds = config.stage_kinds()
         forms = [PATCH_FORMS[form] for _, form in kinds]
-        stages = []
+        stages, drops = [], config.drop_paths(config.depths)
         for i, in_chans in enumerate([config.in_chans, *widths[:-1]]):
             embed = SPEDS(
                 in_chans,
@@ -97,7 +97,7 @@ class QKFormer(HierarchicalModel):
                 neuron_fn=config.neuron_fn,
                 deformed_shortcut=config.deformed_shortcut,
             )
-            blocks = [Block(kinds[i][0], widths[i], config) for _ in range(config.depths[i])]
+            blocks = [Block(kinds[i][0], widths[i], config, drop_path=drop) for drop in drops[i]]
             stages.append(Stage(embed, blocks, checkpoint=config.checkpoint))
         super().__init__(config, stages, widths, [form.stride for form in forms])
         self.config = config

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from spimm.models.data_config import model_config
 from spimm.models.settings import ImageConfig, changed
+from spimm.weights import load_weights, mark_untrained, say_untrained
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class ModelCard:
     note: str = ""
     unit_input: bool = False
     """Takes pixels in [0, 1], not standardised ones."""
+    fixed_size: bool = False
+    """Takes images only of the size that it is built for."""
 
 
 class Variant(NamedTuple):
@@ -81,6 +85,7 @@ def register_variants(
             events=config.in_chans == 2,
             note=variant.note,
             unit_input=variant.unit_input,
+            fixed_size=hasattr(config, "image_size"),
         )
         register_model(card, partial(build, config))
 
@@ -124,10 +129,11 @@ def create_model(
     """The model of that name, with random weights, those that ship with spimm (`pretrained`), or those of a safetensors
     file `weights`.
 
-    num_classes 0 leaves out the classifier; None takes the card's values, and shipped weights fit no others. `options`
-    are the family's own (for QKFormer the fields of QKFormerConfig). `features_only` gives the feature maps of the
-    stages instead of logits: those of `out_indices` (all, the last n, or by number), the mean over time or `per_step`.
-    Raises ValueError for unknown names, options and values, naming what is known.
+    num_classes 0 leaves out the classifier; None takes the card's values. Weights with a classifier of other classes
+    than the `num_classes` asked for leave the new classifier as it is, which is logged. `options` are the family's own
+    (for QKFormer the fields of QKFormerConfig). `features_only` returns the feature maps of the stages instead of
+    logits: those of `out_indices` (all, the last n, or by number), the mean over time or `per_step`; the model has
+    nothing else then. Raises ValueError for unknown names, options and values, naming what is known.
     """
     card, build = _find(name)
     if pretrained and weights is not None:
@@ -146,11 +152,12 @@ def create_model(
         model = build_pretrained(card, build, sizes, options)
     else:
         model = build(**sizes, **options)
+        mark_untrained(model, "weights")
     if weights is not None:
-        from spimm.weights import load_weights
-
-        load_weights(model, weights)
+        load_weights(model, weights, new_head=num_classes is not None)
+    model.__dict__["pretrained_cfg"] = model_config(card, model)
     if features_only:
+        say_untrained(model, name)
         return model.features_only(out_indices, per_step=per_step)  # type: ignore[operator]
     if out_indices is not None or per_step:
         raise ValueError(f"out_indices={out_indices} and per_step={per_step} are for features_only=True")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from spimm.layers import ConvNormNeuron
+from spimm.layers import ConvNormNeuron, drop_samples
 from spimm.models.hierarchy import HierarchicalModel, Stage
 from spimm.models.registry import Variant, register_variants
 from spimm.models.settings import SPKConfig
@@ -35,17 +35,25 @@ class ResNetConfig(SPKConfig):
 
 
 class BasicBlock(nn.Module):
-    """SPK(BN(conv(SPK(BN(conv(x))))) + shortcut). x: [T, B, C, H, W] -> [T, B, dim, H / stride, W / stride]."""
+    """SPK(BN(conv(SPK(BN(conv(x))))) + shortcut). x: [T, B, C, H, W] -> [T, B, dim, H / stride, W / stride].
 
-    def __init__(self, in_chans: int, dim: int, stride: int, config: ResNetConfig):
+    `drop_path`: as for layers.Residual; the activation then sees the shortcut without the branch.
+    """
+
+    def __init__(self, in_chans: int, dim: int, stride: int, config: ResNetConfig, *, drop_path: float):
         super().__init__()
+        self.drop_path = drop_path
         self.first = ConvNormNeuron(in_chans, dim, 3, stride=stride, neuron=config.spk_fn(dim))
         self.second = ConvNormNeuron(dim, dim, 3, neuron=config.spk_fn(dim), adds_first=True)
         changes = stride > 1 or in_chans != dim
         self.shortcut = ConvNormNeuron(in_chans, dim, 1, stride=stride, neuron=None) if changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.first(x), added=self.shortcut(x))
+        if not (self.training and self.drop_path):
+            return self.second(self.first(x), added=self.shortcut(x))
+        branch = drop_samples(self.second.membrane(self.first(x)), self.drop_path)
+        assert self.second.neuron is not None
+        return self.second.neuron(self.shortcut(x) + branch)
 
 
 class ResNet(HierarchicalModel):
@@ -54,15 +62,15 @@ class ResNet(HierarchicalModel):
     def __init__(self, config: ResNetConfig):
         widths = [config.width * 2**i for i in range(len(config.depths))]
         strides = [config.stem_stride, *[2] * (len(widths) - 1)]
-        stages = []
+        stages, drops = [], config.drop_paths(config.depths)
         for i, dim in enumerate(widths):
             embed, in_chans, stride = None, widths[max(i - 1, 0)], 1 if i == 0 else 2
             if i == 0:
                 spk = config.spk_fn(dim)
                 embed = ConvNormNeuron(config.in_chans, dim, 3, stride=config.stem_stride, neuron=spk)
             blocks = [
-                BasicBlock(*((in_chans, dim, stride) if j == 0 else (dim, dim, 1)), config)
-                for j in range(config.depths[i])
+                BasicBlock(*((in_chans, dim, stride) if j == 0 else (dim, dim, 1)), config, drop_path=drop)
+                for j, drop in enumerate(drops[i])
             ]
             stages.append(Stage(embed, blocks, checkpoint=config.checkpoint))
         super().__init__(config, stages, widths, strides)

@@ -1,6 +1,7 @@
 """What the configurations of all families share: the neuron, its shortcut, memory."""
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from spimm.layers import (
     Residual,
     Shortcut,
     SpikingMLP,
+    check_drop_path,
     check_shortcut,
     check_spk,
     create_spk,
@@ -24,6 +26,14 @@ from spimm.neurons import Neuron, create_neuron
 from spimm.surrogate import Surrogate, create_surrogate
 
 
+def check_global_pool(global_pool: str, num_classes: int) -> None:
+    """Raises ValueError unless the pooling is known and there is no classifier on a map that is not pooled."""
+    if global_pool not in ("avg", ""):
+        raise ValueError(f"global_pool is {global_pool!r}; expected 'avg', or '' for 0 classes")
+    if num_classes and not global_pool:
+        raise ValueError(f"global_pool is '' for {num_classes} classes; a classifier needs 'avg'")
+
+
 @dataclass(frozen=True)
 class ImageConfig:
     """Settings of every model; a family adds its own and may change the defaults."""
@@ -31,9 +41,16 @@ class ImageConfig:
     num_classes: int = 1000
     num_steps: int = 4
     in_chans: int = 3
+    global_pool: str = "avg"
+    """How the last map becomes what the classifier takes; "", for 0 classes, leaves the map, its mean over time."""
+    drop_rate: float = 0.0
+    """Share of the classifier's input that is dropped in training."""
 
     def __post_init__(self) -> None:
         self.check_at_least_one("num_steps", "in_chans")
+        check_global_pool(self.global_pool, self.num_classes)
+        if not 0 <= self.drop_rate < 1:
+            raise ValueError(f"drop_rate is {self.drop_rate}; expected a probability from 0 to below 1")
 
     def check_at_least_one(self, *labels: str) -> None:
         """Raises ValueError, naming the setting, unless each of them is 1 or more."""
@@ -56,7 +73,22 @@ class ModelConfig(ImageConfig):
     memory: Memory = "full"
     """How convolutions keep their inputs for the backward pass: "full", or "packed" in 1 to 8 bits a value."""
     checkpoint: bool = False
-    """Embeddings and blocks keep their inputs alone and compute the rest again in the backward pass."""
+    """Embeddings and blocks keep only their inputs and compute the rest again in the backward pass."""
+    drop_path: float = 0.0
+    """Stochastic depth of the last block; it grows linearly from 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_drop_path(self.drop_path)
+
+    def drop_paths(self, depths: Sequence[int]) -> list[list[float]]:
+        """Stochastic depth of each block of each stage, linear from 0 in the first to `drop_path` in the last."""
+        last = max(sum(depths) - 1, 1)
+        starts = [sum(depths[:i]) for i in range(len(depths))]
+        return [
+            [self.drop_path * (start + j) / last for j in range(depth)]
+            for start, depth in zip(starts, depths, strict=True)
+        ]
 
     def check_stages(self, **least: int) -> None:
         """Raises ValueError unless each setting has as many entries as `widths`, none below the number given."""
@@ -124,6 +156,8 @@ class TransformerConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_shortcut(self.shortcut)
+        if self.drop_path and self.shortcut == "vanilla":
+            raise ValueError(f"drop_path is {self.drop_path}; it needs the shortcut membrane or spike_add, not vanilla")
         self.check_at_least_one("num_heads")
         if not self.mlp_ratio > 0:
             raise ValueError(f"mlp_ratio is {self.mlp_ratio}; wanted more than 0")
@@ -198,18 +232,22 @@ class SPKConfig(ModelConfig):
             raise ValueError(f"{label} is {value!r}; wanted numbers with commas between them") from None
 
 
+class UnknownOption(ValueError, TypeError):
+    """A model has no option of that name; a TypeError as well, as timm's models raise."""
+
+
 ConfigT = TypeVar("ConfigT", bound=ImageConfig)
 
 
 def changed(config: ConfigT, family: str, options: dict[str, Any]) -> ConfigT:
     """`config` with `options` put in; a text stands for whole numbers with commas where the setting has several.
 
-    Raises ValueError for an unknown option and for a value of another type.
+    Raises UnknownOption, a ValueError, and ValueError for a value of another type.
     """
     known = [field.name for field in fields(config)]
     for option in options:
         if option not in known:
-            raise ValueError(f"{family} has no option {option!r}; its options are {', '.join(known)}")
+            raise UnknownOption(f"{family} has no option {option!r}; its options are {', '.join(known)}")
     chosen = {label: _several(config, label, value) for label, value in options.items()}
     check_types(type(config), chosen)
     return replace(config, **chosen)

@@ -123,7 +123,7 @@ class Stem(nn.Module):
 class SpikeAtConvBlock(nn.Module):
     """ConvNeXt part, attention, FFN, each with its shortcut. x: [T, B, C, H, W] -> [T, B, dim, H / s, W / s]."""
 
-    def __init__(self, in_chans: int, dim: int, stride: int, config: SpikeAtConvConfig):
+    def __init__(self, in_chans: int, dim: int, stride: int, config: SpikeAtConvConfig, *, drop_path: float):
         super().__init__()
         self.conv = ConvNeXt(
             in_chans,
@@ -133,17 +133,18 @@ class SpikeAtConvBlock(nn.Module):
             stride=stride,
             expansion=config.expansion,
             kernel_size=config.kernel_size,
+            drop_path=drop_path,
         )
-        self.attention = nn.Identity() if config.attention == "none" else _attention(dim, config)
+        self.attention = nn.Identity() if config.attention == "none" else _attention(dim, config, drop_path)
         hidden = int(config.mlp_ratio * dim)
         mlp = SpikingMLP(dim, hidden, neuron=config.linear_spk(hidden), ending=Ending(None), bias=False)
-        self.mlp = Residual(mlp, shortcut="membrane", neuron_fn=lambda: config.linear_spk(dim))
+        self.mlp = Residual(mlp, shortcut="membrane", neuron_fn=lambda: config.linear_spk(dim), drop_path=drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mlp(self.attention(self.conv(x)))
 
 
-def _attention(dim: int, config: SpikeAtConvConfig) -> Residual:
+def _attention(dim: int, config: SpikeAtConvConfig, drop_path: float) -> Residual:
     spiking = config.spk not in ACTIVATIONS
     branch = grid_attention(
         config.attention,
@@ -155,7 +156,7 @@ def _attention(dim: int, config: SpikeAtConvConfig) -> Residual:
         partition=config.partition,
     )
     entry = nn.Identity() if config.attention == "bdsa" else config.linear_spk(dim)
-    return Residual(branch, shortcut="membrane", neuron_fn=lambda: entry)
+    return Residual(branch, shortcut="membrane", neuron_fn=lambda: entry, drop_path=drop_path)
 
 
 class SpikeAtConv(HierarchicalModel):
@@ -165,12 +166,14 @@ class SpikeAtConv(HierarchicalModel):
     """
 
     def __init__(self, config: SpikeAtConvConfig):
-        stages = []
+        stages, drops = [], config.drop_paths(config.depths)
         for i, dim in enumerate(config.widths):
             in_chans = config.widths[max(i - 1, 0)]
             blocks = [
-                SpikeAtConvBlock(*((in_chans, dim, config.strides[i]) if j == 0 else (dim, dim, 1)), config)
-                for j in range(config.depths[i])
+                SpikeAtConvBlock(
+                    *((in_chans, dim, config.strides[i]) if j == 0 else (dim, dim, 1)), config, drop_path=drop
+                )
+                for j, drop in enumerate(drops[i])
             ]
             embed = Stem(config.in_chans, dim, config) if i == 0 else None
             stages.append(Stage(embed, blocks, checkpoint=config.checkpoint))

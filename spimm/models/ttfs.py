@@ -6,12 +6,13 @@ each on its own), B batch, C channels, H W space, D width.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+import torch.fx
 from torch import Tensor, nn
+from torch.nn.functional import dropout
 
 from spimm.layers import (
     Conv2d,
@@ -23,10 +24,10 @@ from spimm.layers import (
     Readout,
     TTFSUnit,
     as_sequence,
+    checkpointed,
     unfold_time,
 )
-from spimm.models.features import pick_stages
-from spimm.models.hierarchy import ImageModel
+from spimm.models.image_model import ImageModel, Maps
 from spimm.models.registry import Variant, register_variants
 from spimm.models.settings import ImageConfig
 from spimm.neurons import RelPSP, ReLU1
@@ -129,7 +130,8 @@ class TTFSNet(ImageModel):
     def __init__(self, config: TTFSConfig):
         super().__init__(config)
         self.config = config
-        self.planes = config.neuron_fn().planes
+        self.checkpoint = False
+        self.planes = planes = config.neuron_fn().planes
         self.stages = nn.ModuleList()
         side, chans, plan = config.image_size, config.in_chans, config.conv_plan()
         reduction = 1
@@ -137,7 +139,7 @@ class TTFSNet(ImageModel):
             pools = i < len(plan) - 1 or config.last_pools
             units: list[nn.Module] = []
             if i == 0 and config.code == "pixels":
-                units.append(PixelCode(planes=self.planes, window=config.window))
+                units.append(PixelCode(planes=planes, window=config.window))
             for j, width in enumerate(widths):
                 pool = 2 if pools and j == len(widths) - 1 else 1
                 side = (side - config.kernel_size + 1 + 2 * config.padding) // pool
@@ -150,17 +152,22 @@ class TTFSNet(ImageModel):
             reduction *= 2 if pools else 1
             self.stages.append(nn.Sequential(*units))
             self.feature_info.append({"num_chs": chans, "reduction": reduction, "module": f"stages.{i}", "size": side})
-        features = chans * side**2
+        self.num_features, features = chans, chans * side**2
         self.hidden = nn.Sequential()
         for width in config.hidden_widths():
             self.hidden.append(TTFSUnit(PSPLinear(features, width), config.neuron_fn()))
             features = width
-        self.num_features = features
+        self._hidden_size = features
         self.readout = Readout(config.readout, config.neuron_fn())
         self.reset_classifier(config.num_classes)
         for module in (*self.stages.modules(), *self.hidden.modules()):
             self._initialise(module)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Width of what the classifier takes: the last fully connected layer, or all of the last map."""
+        return self._hidden_size
 
     def layers(self) -> list[nn.Module]:
         """Each convolution and each fully connected layer but the last."""
@@ -172,7 +179,7 @@ class TTFSNet(ImageModel):
         config = self.config
         if direct:
             conv = Conv2d(in_chans, width, config.kernel_size, padding=config.padding, bias=False)
-            return DirectCode(conv, planes=self.planes, window=config.window, pool=pool)
+            return DirectCode(conv, planes=config.neuron_fn().planes, window=config.window, pool=pool)
         conv = PSPConv2d(in_chans, width, config.kernel_size, padding=config.padding)
         return TTFSUnit(conv, config.neuron_fn(), pool=pool)
 
@@ -188,47 +195,53 @@ class TTFSNet(ImageModel):
     def _classifier(self, num_classes: int) -> nn.Module:
         if not num_classes:
             return nn.Identity()
-        head = PSPLinear(self.num_features, num_classes)
+        head = PSPLinear(self.head_hidden_size, num_classes)
         self._initialise(head)
         like = next(self.stages.parameters())
         return head.to(like.device, like.dtype)
 
-    def forward_intermediates(
-        self, x: Tensor, indices: Sequence[int] | int | None = None, *, intermediates_only: bool = False
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """What is left of their windows when the neurons of the chosen stages fire, each [T, B, C_i, H_i, W_i].
+    def run_stages(self, x: Tensor, last: int | None = None) -> tuple[Tensor, Maps]:
+        """Planes [T, B, P, D, H, W] of the last map; maps: what is left of their windows when a stage's neurons fire.
 
-        Stages: all, the last n, or by number. Returns (features, maps), or maps alone; later stages than the last one
-        asked for are not run then. Raises ValueError for images of another size than the configuration's.
+        Raises ValueError for images of another size than the configuration's.
         """
-        wanted, config = pick_stages(indices, len(self.stages)), self.config
-        frames, _ = as_sequence(x, config.num_steps, config.in_chans)
-        if tuple(frames.shape[-2:]) != (config.image_size,) * 2:
-            raise ValueError(
-                f"input is {tuple(frames.shape[-2:])} pixels; the network takes {config.image_size} a side"
-            )
-        spikes = frames.flatten(0, 1)
-        maps: dict[int, Tensor] = {}
-        for index, stage in enumerate(self.stages):
-            if intermediates_only and index > max(wanted, default=-1):
-                break
-            spikes = stage(spikes)
+        frames = _frames(x, self.in_chans, self.config.image_size)
+        spikes, maps = frames.flatten(0, 1), Maps()
+        for index, stage in enumerate(self.stages[: None if last is None else last + 1]):
+            spikes = checkpointed(stage, spikes) if self.checkpoint else stage(spikes)
             maps[index] = unfold_time(spikes[0], frames)
-        chosen = [maps[index] for index in wanted]
-        if intermediates_only:
-            return chosen
-        return spikes.unflatten(1, frames.shape[:2]).movedim(0, 2), chosen
+        return spikes.unflatten(1, frames.shape[:2]).movedim(0, 2), maps
 
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+    def run_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Planes [T, B, P, D, H, W] of the last map -> logits [B, num_classes], the mean over frames.
 
         `pre_logits`, or no classifier: what is left of the window at the spikes of the last hidden layer, [B, D].
+        `drop_rate`: of those neurons, whose spikes do not reach the classifier.
         """
         frames = features.shape[:2]
         spikes = self.hidden(features.movedim(2, 0).flatten(1, 2).flatten(2))
         if pre_logits or isinstance(self.head, nn.Identity):
             return spikes[0].unflatten(0, frames).mean(0)
+        if self.training and self.drop_rate:
+            spikes = spikes * dropout(torch.ones_like(spikes[0]), self.drop_rate)
         return self.readout(self.head(spikes)).unflatten(0, frames).mean(0)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Whether training keeps only the inputs of stages and computes the rest again."""
+        self.checkpoint = enable
+
+    def _remove_head(self) -> None:
+        last = self.feature_info[-1]
+        self.hidden, self._hidden_size = nn.Sequential(), last["num_chs"] * last["size"] ** 2
+
+
+@torch.fx.wrap
+def _frames(x: Tensor, in_chans: int, side: int) -> Tensor:
+    """`as_sequence` of images of that side, [T, B, C, H, W]."""
+    frames, _ = as_sequence(x, 1, in_chans)
+    if tuple(frames.shape[-2:]) != (side, side):
+        raise ValueError(f"input is {tuple(frames.shape[-2:])} pixels; the network takes {side} a side")
+    return frames
 
 
 def _twin(recipe: str | None) -> str | None:

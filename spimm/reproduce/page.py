@@ -40,7 +40,8 @@ COLUMNS = (
     "hardware, date, minutes a run", "log",
 )  # fmt: skip
 ELSEWHERE = (
-    "setup of", "data, and what was reduced", "ours", "command", "seed", "commit", "hardware, date, minutes a run", "log",
+    "setup of", "data, and what was reduced", "ours", "command", "seed", "commit", "hardware, date, minutes a run",
+    "log",
 )  # fmt: skip
 COUNTED = ("row", "figure", "paper", "ours", "difference", "status", "test")
 OTHERS = ("record", "recipe", "ours", "command", "seed", "commit", "hardware, date, minutes a run", "log")
@@ -198,7 +199,8 @@ def _summary(rows: Sequence[Row], results: Sequence[Result]) -> str:
         numbers = [levels.pop(Status.FULL, 0), counted[Status.FULL]]
         rest = [levels[level] for level in Status if level is not Status.FULL]
         table.append((title, len(of_system), sum(len(row.figures) for row in of_system), *numbers, *rest))
-    heading = ("", "rows", "figures", Status.FULL.value, "of these counted", *(level.value for level in list(Status)[1:]))
+    others = (level.value for level in Status if level is not Status.FULL)
+    heading = ("", "rows", "figures", Status.FULL.value, "of these counted", *others)
     return _table(heading, (tuple(map(str, line)) for line in table))
 
 

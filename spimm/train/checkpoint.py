@@ -162,22 +162,23 @@ def set_aside(folder: Path) -> None:
         os.replace(folder, beside(folder, "damaged"))
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def load_weights(model: nn.Module, path: str | Path, *, new_head: bool = False) -> None:
     """Fills `model` from a .safetensors file, a checkpoint folder (its averaged weights if it has them) or a run folder
-    (its best checkpoint, or the one before it where that is damaged, with a warning).
+    (its best checkpoint, or the one before it where that is damaged, with a warning). `new_head`: see
+    `spimm.weights.load_state`.
 
     FileNotFoundError for a missing path; ValueError for a damaged file and for weights that do not fit the model, which
     stays as it was then.
     """
     source = Path(path)
     if (source / "checkpoints").is_dir():
-        return this_or_older(run_checkpoint(source, "best"), lambda folder: _load_folder(model, folder))
+        return this_or_older(run_checkpoint(source, "best"), lambda folder: _load_folder(model, folder, new_head))
     if source.is_dir():
-        return _load_folder(model, source)
-    models.load_weights(model, source)
+        return _load_folder(model, source, new_head)
+    models.load_weights(model, source, new_head=new_head)
 
 
-def _load_folder(model: nn.Module, folder: Path) -> None:
+def _load_folder(model: nn.Module, folder: Path, new_head: bool) -> None:
     if not any(folder.iterdir()):
         raise FileNotFoundError(f"there is no checkpoint in the folder {folder}: it is empty")
     with _naming_older(folder):
@@ -186,10 +187,10 @@ def _load_folder(model: nn.Module, folder: Path) -> None:
         if whole is not None:
             if not (folder / whole).is_file():
                 raise CheckpointError(f"{folder / whole} is missing from its checkpoint")
-            return models.load_weights(model, folder / whole)  # which compares its checksum
+            return models.load_weights(model, folder / whole, new_head=new_head)  # which compares its checksum
         pieces = Pieces(manifest)
         kind = "ema" if any(name.startswith("ema/") for name in pieces.outline) else "model"
-        load_state(model, pieces.whole(kind), str(folder))
+        load_state(model, pieces.whole(kind), str(folder), new_head=new_head)
 
 
 def beside(folder: Path, suffix: str) -> Path:

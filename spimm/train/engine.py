@@ -33,7 +33,7 @@ from spimm.train.rates import RatePenalty
 from spimm.train.seeding import deterministic, rng_state, seed_step, set_rng_state
 from spimm.train.shards import read_shards, write_shards
 from spimm.train.state import RunState, figures, read_state, storable
-from spimm.weights import load_state
+from spimm.weights import load_state, mark_untrained
 
 # settings that change where and how a run is carried out, not what it computes
 FREE_ON_RESUME = (
@@ -157,6 +157,7 @@ class Trainer:
         NonFiniteLoss as soon as the loss or its gradient's norm is not finite.
         """
         recipe, total_epochs = self.recipe, self.recipe.total_epochs
+        mark_untrained(self.model, "")
         with self._log, deterministic(), StopRequest() as stop:
             self._log.open(step=self.step, total_steps=total_epochs * self._steps_per_epoch, total_epochs=total_epochs)
             about = {**self._environment(), "recipe": recipe.to_json()}

@@ -92,7 +92,7 @@ def _train(
     seed_everything(recipe.seed)
     model = model or build_model(recipe, data)
     if start is not None:
-        load_weights(model, start)
+        load_weights(model, start, new_head=True)
     seed_everything(recipe.seed)  # what training draws does not depend on what building the model drew
     batches = build_loader(recipe, data, train=True, ranks=ranks)
     with claim_folder(out) if ranks.leads else nullcontext():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from torch import nn
 
+from spimm import weights
 from spimm.analyze import Trace, sparsity
 from spimm.cli.main import main
 from spimm.cli.subject import SubjectOptions
@@ -208,6 +209,15 @@ def test_shipped_weights_stand_alone(run, shipped, tmp_path, capsys):
     assert "no weights ship for 'qkformer_10_384', only for: " + shipped in error_of(
         ["eval", "--model", "qkformer_10_384", "--pretrained"], capsys
     )
+
+
+@pytest.mark.parametrize("command", [["eval"], ["analyze", "--images", "2"], ["simulate", "--images", "2"]])
+def test_random_weights_are_named(command, capsys, caplog):
+    weights._say.cache_clear()
+    assert main([*command, "--model", "qkformer_3_64_digits", "--num-steps", "1"]) == 0
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "spimm.weights"]
+    assert said.startswith("qkformer_3_64_digits has random weights, neither loaded nor trained") and "\n" not in said
+    assert "--pretrained, --weights FILE" in said
 
 
 def test_a_named_model_is_evaluated_without_a_run(capsys):

@@ -137,7 +137,7 @@ def test_features_and_head_make_the_model(card: ModelCard, model: nn.Module) -> 
     features = model.forward_features(x)
     assert torch.equal(model.forward_head(features), model(x))
     pooled = model.forward_head(features, pre_logits=True)
-    assert pooled.shape == (2, model.num_features)
+    assert pooled.shape == (2, model.head_hidden_size)
     torch.testing.assert_close(model.get_classifier()(pooled), model(x))
 
 

@@ -146,10 +146,12 @@ def test_the_model_takes_the_dtype_of_the_weights(dtype: torch.dtype) -> None:
 
 def wrappings(tensors: dict[str, Tensor]) -> list[dict[str, Any]]:
     parallel = {f"module.{key}": value for key, value in tensors.items()}
-    return [{"model": tensors, "epoch": 3}, {"state_dict": parallel}, {"module": tensors}, parallel]
+    compiled = {f"_orig_mod.{key}": value for key, value in parallel.items()}
+    forms = [{"model": tensors, "epoch": 3}, {"state_dict": parallel}, {"module": tensors}, parallel, compiled]
+    return [*forms, {"state_dict": {"model": parallel}}]
 
 
-@pytest.mark.parametrize("form", range(4))
+@pytest.mark.parametrize("form", range(6))
 def test_wrapped_and_parallel_checkpoints_are_unwrapped(form: int, tmp_path: Path) -> None:
     model = tiny()
     torch.save(wrappings(official(model))[form], tmp_path / "checkpoint.pth")

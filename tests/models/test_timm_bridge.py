@@ -35,8 +35,8 @@ def test_options_reach_the_model() -> None:
     model = timm.create_model("qkformer_3_64_digits", in_chans=3, num_classes=0, num_steps=2, neuron="plif")
     assert model(torch.randn(2, 3, 8, 8)).shape == (2, 64)
     assert (model.config.num_steps, model.config.neuron) == (2, "plif")
-    with pytest.raises(ValueError, match="QKFormer has no option 'drop_rate'"):
-        timm.create_model("qkformer_3_64_digits", drop_rate=0.1)
+    with pytest.raises(ValueError, match="QKFormer has no option 'drop_block_rate'"):
+        timm.create_model("qkformer_3_64_digits", drop_block_rate=0.1)
 
 
 @pytest.mark.parametrize("as_dict", [True, False])
@@ -49,6 +49,19 @@ def test_a_configuration_of_timm_gives_classes_and_channels_unless_they_are_name
     assert (model.num_classes, model.config.in_chans) == (4, 2)
     model = timm.create_model("qkformer_3_64_digits", pretrained_cfg_overlay={"num_classes": 3})
     assert (model.num_classes, model.config.in_chans) == (3, 1)
+    model = timm.create_model("qkformer_3_64_digits", pretrained_cfg_overlay={"num_classes": -1}, num_classes=6)
+    assert model.num_classes == 6
+
+
+def test_weights_of_a_file_that_the_configuration_names_are_taken_with_a_new_classifier(tmp_path) -> None:
+    trained = spimm.create_model("qkformer_3_64_digits")
+    path = spimm.save_weights(trained, tmp_path / "trained.safetensors")
+    overlay = {"file": str(path), "num_classes": -1}  # as timm's train.py does for --pretrained-path
+    settings = {"pretrained": True, "pretrained_cfg_overlay": overlay}
+    model = timm.create_model("qkformer_3_64_digits", num_classes=4, **settings)
+    weights = "stages.2.blocks.0.mlp.branch.expand.conv.weight"
+    assert torch.equal(model.state_dict()[weights], trained.state_dict()[weights])
+    assert model.head.out_features == 4
 
 
 def test_feature_maps_are_chosen_by_out_indices() -> None:

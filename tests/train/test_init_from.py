@@ -102,6 +102,26 @@ def test_a_model_trained_in_one_step_goes_on_in_four(tmp_path: Path) -> None:
     assert not torch.equal(one(images), four(images))
 
 
+def test_a_run_on_other_classes_starts_with_a_new_classifier_and_layer_wise_rates(tmp_path: Path, caplog) -> None:
+    digits = load_data("digits")
+    few = replace(digits, train=digits.train.subset(range(32)), test=digits.test.subset(range(16)))
+    changes = ["epochs=1", "warmup_epochs=0", "batch_size=16", "log_every=1", "tensorboard=false", "device=cpu"]
+    base = apply_overrides(load_recipe("digits"), [*changes, "model_options.num_steps=1"])
+    train(base, tmp_path / "ten", data=few, console=Console(file=StringIO()))
+    two = [replace(part, labels=part.labels % 2) for part in (few.train, few.test)]
+    parity = replace(few, train=two[0], test=two[1], class_names=("even", "odd"))
+    tuned = apply_overrides(base, [f"init_from={tmp_path / 'ten'}", "layer_decay=0.5"])
+    slow = replace(tuned, lr=1e-9, min_lr=0.0, warmup_lr=0.0)
+    train(slow, tmp_path / "two", data=parity, console=Console(file=StringIO()))
+    (said,) = [message for message in caplog.messages if "left out" in message]
+    assert said.endswith("model.safetensors: head left out, of other classes than the model's, whose own is new")
+    (_, before), (_, after) = (load_run(tmp_path / name) for name in ("ten", "two"))
+    assert after.head.weight.shape[0] == 2
+    for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
+        if not name.startswith("head."):
+            torch.testing.assert_close(new, old, msg=name)
+
+
 def test_a_network_of_spike_times_starts_from_the_weights_of_its_relu1_twin(tmp_path: Path) -> None:
     images = torch.randint(256, (8, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     split = ImageSplit(images, torch.arange(8))

@@ -34,7 +34,7 @@ def depthwise_conv2d(
         raise ValueError(f"stride is {stride}; wanted at least 1")
     check_shape("bias", bias, (len(weight) // branches,))
     kind = x.device.type
-    if torch.is_autocast_enabled(kind):
+    if kind != "meta" and torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     check_dtype("x", x, weight=weight, bias=bias)

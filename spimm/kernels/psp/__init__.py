@@ -36,7 +36,7 @@ def _misfit(spikes: Tensor, weight: Tensor, wanted: str) -> ValueError:
 
 def _autocast(spikes: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     kind = spikes.device.type
-    if not torch.is_autocast_enabled(kind):
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
         check_dtype("spikes", spikes, weight=weight)
         return spikes, weight
     dtype = torch.get_autocast_dtype(kind)

@@ -40,7 +40,7 @@ def spike_conv2d(
     if memory not in ("full", "packed"):
         raise ValueError(f"memory is {memory!r}; wanted 'full' or 'packed'")
     kind = x.device.type
-    if torch.is_autocast_enabled(kind):
+    if kind != "meta" and torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     check_shape("bias", bias, (len(weight),))

@@ -13,7 +13,7 @@ from torch import nn
 
 from spimm.files import write_text
 from spimm.models.registry import ModelCard
-from spimm.weights import load_state, save_weights
+from spimm.weights import load_state, logger, save_weights
 
 FOLDER = resources.files(__name__)
 CARDS_FILE = "cards.json"
@@ -51,27 +51,38 @@ def shipped_weights(name: str) -> Shipped:
     return cards[name]
 
 
+def shipped_file(name: str) -> Path | None:
+    """Where the weights of that model are; None where none ship."""
+    return Path(str(FOLDER / _file_name(name))) if name in shipped() else None
+
+
 def build_pretrained(
     card: ModelCard, build: Callable[..., nn.Module], sizes: Mapping[str, int], options: Mapping[str, Any]
 ) -> nn.Module:
     """The model `build(**sizes, **options)` with the weights that ship for it; num_classes 0 leaves out the classifier.
 
-    ValueError for a model without shipped weights, for other classes or channels than those of its card, and for a file
-    that is cut short or is not the one its SHA-256 was taken of.
+    For other classes than those of its card the classifier is new, which is logged. ValueError for a model without
+    shipped weights, for other channels than those of its card, and for a file that is cut short or is not the one its
+    SHA-256 was taken of.
     """
     weights = shipped_weights(card.name)
     classes, channels = card.num_classes, card.input_size[0]
-    for label, trained, allowed in (("num_classes", classes, (0, classes)), ("in_chans", channels, (channels,))):
-        if sizes.get(label, trained) not in allowed:
-            raise ValueError(f"{label} is {sizes[label]}; the weights that ship for {card.name!r} want {trained}")
-    model = build(**{**sizes, "num_classes": classes}, **options)
+    if sizes.get("in_chans", channels) != channels:
+        raise ValueError(f"in_chans is {sizes['in_chans']}; the weights that ship for {card.name!r} take {channels}")
+    pool = options.get("global_pool")
+    model = build(
+        **{**sizes, "num_classes": classes}, **{**options, **({} if pool is None else {"global_pool": "avg"})}
+    )
     path = FOLDER / _file_name(card.name)
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != weights.sha256:
         raise ValueError(f"{path} is cut short or was changed: its SHA-256 is not the one in {CARDS_FILE}")
     load_state(model, load(content), str(path))
-    if sizes.get("num_classes") == 0:
-        model.reset_classifier(0)  # type: ignore[operator]
+    chosen = sizes.get("num_classes", classes)
+    if chosen != classes or pool is not None:
+        model.reset_classifier(chosen, pool)  # type: ignore[operator]
+    if chosen not in (0, classes):
+        logger.warning(f"{card.name}: the head of {classes} classes left out; the one of {chosen} classes is new")
     return model
 
 
