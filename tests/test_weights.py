@@ -158,3 +158,47 @@ def test_a_classifier_of_other_classes_is_left_out_only_if_a_new_one_is_asked_fo
 def test_images_of_other_channels_are_refused_with_the_option_that_fits(saved: Path) -> None:
     with pytest.raises(ValueError, match=r"its images have 3 channels, the model's 1: in_chans=3"):
         spimm.load_weights(tiny(in_chans=1), saved)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_with_the_first_and_their_number(value: float, saved: Path) -> None:
+    tensors = load_file(saved)
+    tensors["head.bias"][2:5] = value
+    save_file(tensors, saved)
+    model = tiny()
+    before = fingerprint(model)
+    with pytest.raises(ValueError, match=r"holds 3 values that are not finite .* in 1 of \d+ tensors, .*head\.bias"):
+        spimm.load_weights(model, saved)
+    assert_same(fingerprint(model), before)
+
+
+def test_numbers_too_large_for_the_model_are_refused(saved: Path) -> None:
+    tensors = {
+        name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in load_file(saved).items()
+    }
+    tensors["head.bias"][0] = 1e300
+    save_file(tensors, saved)
+    with pytest.raises(ValueError, match=r"holds 1 values that are not finite"):
+        spimm.load_weights(tiny(), saved)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64, torch.float8_e5m2]
+)
+def test_weights_of_another_kind_of_numbers_are_refused(dtype: torch.dtype, saved: Path) -> None:
+    tensors = load_file(saved)
+    tensors["head.bias"] = tensors["head.bias"].to(dtype)
+    save_file(tensors, saved)
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(ValueError, match=rf"1 of another kind: head\.bias {kind}, expected float32"):
+        spimm.load_weights(tiny(), saved)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floats_of_other_widths_are_taken(dtype: torch.dtype, saved: Path) -> None:
+    tensors = load_file(saved)
+    tensors["head.bias"] = tensors["head.bias"].to(dtype)
+    save_file(tensors, saved)
+    model = tiny()
+    spimm.load_weights(model, saved)
+    assert torch.equal(model.head.bias, tensors["head.bias"].float())

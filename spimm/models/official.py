@@ -99,7 +99,8 @@ def _strip(tensors: Mapping[str, Any], source: str) -> dict[str, Tensor]:
             tensors = tensors[wrapper]
     foreign = [key for key, value in tensors.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if foreign:
-        raise ValueError(f"{source}: not all entries are tensors under a name: {', '.join(map(str, foreign[:8]))}")
+        names = ", ".join(f"{key!r:.40}" for key in foreign[:3])
+        raise ValueError(f"{source}: not all entries are tensors under a text: {len(foreign)} are not, such as {names}")
     return bare_names(tensors, source)
 
 

@@ -53,12 +53,12 @@ def write_pieces(folder: Path, tensors: Mapping[str, Tensor], *, rank: int) -> N
     rows: dict[str, list[int]] = {}
     held: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if isinstance(tensor, DTensor):
+        if isinstance(tensor, DTensor) and tensor.ndim:
             start, stop = rows_of(tensor)
             if start < stop:
                 rows[name], held[name] = [start, tensor.shape[0]], local_part(tensor)
         elif rank == 0:
-            held[name] = tensor
+            held[name] = local_part(tensor)
     plain = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in held.items()}
     save_file(plain, folder / f"rank-{rank:05}.safetensors", metadata={"format": FORMAT, "rows": json.dumps(rows)})
 
@@ -93,7 +93,7 @@ class Pieces:
 
     def fetch(self, name: str, like: Tensor) -> Tensor:
         """The tensor of that name on the device of `like`; this rank's rows of it if `like` is split over ranks."""
-        if not isinstance(like, DTensor):
+        if not (isinstance(like, DTensor) and self.outline[name].ndim):
             return self._joined(name, 0, None).to(like.device)
         found = torch.empty_like(like, dtype=self.outline[name].dtype)
         local_part(found).copy_(self._joined(name, *rows_of(like)))

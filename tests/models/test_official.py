@@ -238,3 +238,9 @@ def test_legacy_warns_of_the_leak_between_samples_and_has_it() -> None:
         legacy = spimm.load_official("qkformer_4_384_cifar", tensors, legacy=True, **TINY)
     assert not torch.equal(correct(x), legacy(x))
     torch.testing.assert_close(torch.cat([legacy(image) for image in x.split(1)]), correct(x))
+
+
+@pytest.mark.parametrize("key", [0, 1.5, None, ("head", "weight"), b"head.weight"])
+def test_keys_that_are_no_text_are_named(key: Any) -> None:
+    with pytest.raises(ValueError, match=r"not all entries are tensors under a text: 1 are not, such as "):
+        spimm.load_official("qkformer_4_384_cifar", {**official(tiny()), key: torch.zeros(2)}, **TINY)

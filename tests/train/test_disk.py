@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,9 +15,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from spimm import files
 from spimm.data import ImageData
 from spimm.train import Recipe, TrainResult, checkpoint, read_checkpoint, read_log, train
-from spimm.train.checkpoint import NotWritten, write_checkpoint
+from spimm.train.checkpoint import FolderGone, NotWritten, write_checkpoint
 from spimm.train.log import RunLog, _Lines
 
 from .conftest import TinyNet
@@ -206,3 +209,73 @@ def test_tensorboard_that_cannot_write_ends_and_the_run_goes_on(
     result, shown = run(replace(recipe, tensorboard=True), tmp_path, data)
     assert result.completed
     assert shown.count("TensorBoard's files cannot be written") == 1
+
+
+def refusing_folders(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        real(descriptor)
+
+    files._warn_of_folders.cache_clear()
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("name", ["EINVAL", "EBADF", "EACCES", "ENOTSUP", "EPERM", "ENOSYS"])
+def test_a_file_system_that_cannot_flush_folders_keeps_the_run_and_is_named_once(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusing_folders(getattr(errno, name), monkeypatch)
+    for step in (1, 2):
+        write_checkpoint(tmp_path / "last", saved(step))
+    assert step_of(tmp_path / "last") == 2
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "folders cannot be flushed to this disk" in caplog.text
+
+
+def test_a_folder_that_cannot_be_opened_to_be_flushed_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def windows(path: Any, flags: int, *rest: Any, **options: Any) -> int:
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, flags, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", windows)
+        files.flush(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["EIO", "ENOSPC", "EDQUOT"])
+def test_a_folder_that_the_disk_did_not_take_is_an_error(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing_folders(getattr(errno, name), monkeypatch)
+    with pytest.raises(NotWritten, match="could not be written"):
+        write_checkpoint(tmp_path / "last", saved(1))
+
+
+@pytest.mark.parametrize("change", ["delete", "move"])
+def test_a_run_whose_folder_goes_away_ends_with_an_error_and_does_not_bring_it_back(
+    change: str, recipe: Recipe, data: ImageData, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+
+    def lose(logits: Any) -> Any:
+        shutil.rmtree(out) if change == "delete" else out.rename(tmp_path / "elsewhere")
+        return logits
+
+    with pytest.raises(FolderGone, match=rf"{out} was deleted or moved while the run trained into it, at step 10"):
+        train(recipe, out, data=data, model=TinyNet(fail_at=7, fail=lose), console=Console(file=StringIO()))
+    assert not out.exists()
+
+
+def test_a_figure_that_is_not_finite_is_null_in_the_log(tmp_path: Path) -> None:
+    with RunLog(tmp_path, console=Console(file=StringIO())) as log:
+        log.open(step=0, total_steps=9, total_epochs=1)
+        log.event("epoch", step=1, loss=float("nan"), top1=10.0)
+    assert {key: read_log(log.path)[0][key] for key in ("loss", "top1")} == {"loss": None, "top1": 10.0}

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -106,3 +108,23 @@ def test_the_room_asked_for_is_that_of_the_checkpoints_written(settings: dict[st
     written = sum(path.stat().st_size for path in result.last_checkpoint.iterdir())
     wanted = checkpoint_bytes(build_model(recipe, few), averaged="ema_decay" in settings)
     assert 0.9 * wanted < written < 1.05 * wanted
+
+
+@pytest.mark.parametrize("name", ["ENOLCK", "ENOSYS", "EINVAL", "ENOTSUP"])
+def test_a_file_system_without_locks_is_said_and_used(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with claim_folder(tmp_path):
+        pass
+    assert f"{tmp_path} has no locks" in caplog.text
+
+
+def test_a_file_system_that_does_not_say_how_large_it_is_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 0))
+    check_room(tmp_path, checkpoint=2000, records=1)

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from spimm.data import Augment, ImageData, load_data
 from spimm.train import (
+    Checkpoint,
     CheckpointError,
     Recipe,
     TrainResult,
     apply_overrides,
     build_model,
     load_recipe,
+    load_weights,
     read_checkpoint,
     read_log,
     train,
@@ -251,12 +253,97 @@ def test_a_checkpoint_of_another_model_is_refused(recipe: Recipe, data: ImageDat
         run(recipe, tmp_path, data, model)
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:500]), Path.unlink])
-def test_a_damaged_last_checkpoint_stops_the_resume_with_an_error(
-    damage: Callable[[Path], Any], recipe: Recipe, data: ImageData, tmp_path: Path
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "cut": lambda folder: (folder / "state.json").write_bytes(b"{"),
+    "copied in half": lambda folder: (folder / "model.safetensors").unlink(),
+    "bit": lambda folder: (folder / "optimizer.safetensors").write_bytes(
+        (folder / "optimizer.safetensors").read_bytes()[:-1] + b"\x01"
+    ),
+    "manifest": lambda folder: (folder / "manifest.json").unlink(),
+    "empty": lambda folder: [path.unlink() for path in folder.iterdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before_and_says_so(
+    damage: str, recipe: Recipe, data: ImageData, tmp_path: Path
 ) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(recipe, whole, data)
+    run(recipe, parts, data)
+    last = parts / "checkpoints" / "last"
+    DAMAGES[damage](last)
+    with pytest.raises(CheckpointError, match=r"the checkpoint before it is .*last\.old$"):
+        run(recipe, parts, data, resume=last)
+    shown = StringIO()
+    train(recipe, parts, data=data, model=TinyNet(), console=Console(file=shown, width=1000))
+    assert f"the checkpoint before it is {last}.old, which is taken in its place" in shown.getvalue()
+    assert_same_run(whole, parts)
+    assert read_log(parts / "log.jsonl")[-1]["step"] == 15
+    assert sorted(path.name for path in last.parent.glob("last*")) == ["last", "last.damaged", "last.old"]
+    assert read_checkpoint(last.with_name("last.old")).state["step"] == 10
+
+
+def test_where_both_checkpoints_are_damaged_both_are_named(recipe: Recipe, data: ImageData, tmp_path: Path) -> None:
     run(recipe, tmp_path, data)
-    damage(tmp_path / "checkpoints" / "last" / "state.json")
-    with pytest.raises(CheckpointError, match=r"state\.json is (cut short|missing).*before it is .*last\.old"):
+    for name in ("last", "last.old"):
+        DAMAGES["bit"](tmp_path / "checkpoints" / name)
+    with pytest.raises(CheckpointError, match=r"last/optimizer\.safetensors .*last\.old/optimizer\.safetensors"):
         run(recipe, tmp_path, data)
-    assert run(recipe, tmp_path, data, resume=tmp_path / "checkpoints" / "last.old").completed
+
+
+def test_a_damaged_best_checkpoint_is_replaced_by_the_one_before_with_a_warning(
+    recipe: Recipe, data: ImageData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    best = tmp_path / "checkpoints" / "best"
+    for value in (0.5, 1.0):
+        weights = {name: torch.full_like(tensor, value) for name, tensor in TinyNet().state_dict().items()}
+        write_checkpoint(best, Checkpoint(weights, {}))
+    (best / "model.safetensors").write_bytes(b"short")
+    model = TinyNet()
+    load_weights(model, tmp_path)
+    assert model.head.weight.unique().item() == 0.5
+    assert "best.old, which is taken in its place" in caplog.text
+
+
+def test_a_run_that_goes_on_with_other_threads_says_so_in_a_line(
+    recipe: Recipe, data: ImageData, tmp_path: Path
+) -> None:
+    run(recipe, tmp_path, data, signal_at(4, signal.SIGINT))
+    shown = StringIO()
+    torch.set_num_threads(2)
+    train(recipe, tmp_path, data=data, model=TinyNet(), console=Console(file=shown, width=1000))
+    assert shown.getvalue().count("rounded otherwise: threads was 1, now 2") == 1
+    shown = StringIO()
+    train(recipe, tmp_path, data=data, model=TinyNet(), console=Console(file=shown, width=1000))
+    assert "rounded otherwise" not in shown.getvalue()
+
+
+@pytest.mark.parametrize("line", [b"nonsense", b"\xff\xfe", b"[1]", b'{"kind": "step", "step": "x"}', b"\x00" * 50])
+def test_a_log_with_a_damaged_line_does_not_stop_the_resume(
+    line: bytes, recipe: Recipe, data: ImageData, tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(recipe, whole, data)
+    run(recipe, parts, data, signal_at(7, signal.SIGINT))
+    log = parts / "log.jsonl"
+    lines = log.read_bytes().split(b"\n")
+    log.write_bytes(b"\n".join([*lines[:3], line, *lines[3:]]))
+    shown = StringIO()
+    train(recipe, parts, data=data, model=TinyNet(), console=Console(file=shown, width=1000))
+    assert f"1 damaged lines of {log} were moved to {parts / 'log.damaged'}" in shown.getvalue()
+    assert (parts / "log.damaged").read_bytes() == line + b"\n"
+    assert_same_run(whole, parts)
+
+
+@pytest.mark.parametrize(
+    "names", [["log.jsonl"], ["recipe.json"], ["data.json"], ["log.jsonl", "recipe.json", ".lock"]]
+)
+def test_a_run_goes_on_without_what_is_missing_beside_its_checkpoints(
+    names: list[str], recipe: Recipe, data: ImageData, tmp_path: Path
+) -> None:
+    run(recipe, tmp_path, data, signal_at(7, signal.SIGINT))
+    for name in names:
+        (tmp_path / name).unlink()
+    assert run(recipe, tmp_path, data).completed
+    assert all((tmp_path / name).is_file() for name in names)
