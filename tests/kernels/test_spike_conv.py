@@ -1,5 +1,12 @@
+import os
+import subprocess
+import sys
+
 """Event-driven convolution: equal to the dense one for every input, whatever is kept for the backward pass."""
 
+import os
+import subprocess
+import sys
 from typing import Any, NamedTuple
 
 import pytest
@@ -307,3 +314,21 @@ def test_float64_runs_on_the_reference(largest: float) -> None:
         torch.testing.assert_close(actual, true)
     with pytest.raises(RuntimeError, match="it stores float32 or bfloat16, x is float64"):
         spike_conv2d(x, weight, backend="cpu")
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_strided_1x1_convolution_of_few_channels_leaves_the_heap_whole(backend: str) -> None:
+    """Where torch's own backward pass writes outside its tensors (docs/upstream.md) the child would abort."""
+    code = f"""
+import torch
+from spimm.kernels import spike_conv2d
+for _ in range(60):
+    x = torch.rand(2, 4, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.rand(8, 4, 1, 1).contiguous(memory_format=torch.channels_last).requires_grad_()
+    spike_conv2d(x, weight, stride=2, backend={backend!r}).square().sum().backward()
+expected = torch.conv2d(x.detach(), weight.detach(), stride=2)
+torch.testing.assert_close(spike_conv2d(x, weight, stride=2, backend={backend!r}).detach(), expected)
+"""
+    environment = {**os.environ, "MALLOC_CHECK_": "3"}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr

@@ -13,6 +13,8 @@ from spimm.kernels.spike_conv import cpu, reference
 from spimm.kernels.spike_conv.packed import PackedConv2d
 
 Memory = Literal["full", "packed"]
+_FEW_CHANNELS = 8
+"""Below it torch's backward of strided 1x1 convolutions writes outside its tensors on AVX2 (docs/upstream.md)."""
 
 
 def spike_conv2d(
@@ -47,6 +49,8 @@ def spike_conv2d(
     check_dtype("x", x, weight=weight, bias=bias)
     if not (torch.is_grad_enabled() and weight.requires_grad):
         memory = "full"  # nothing is kept
+    if x.shape[1] < _FEW_CHANNELS and weight.shape[-1] == weight.shape[-2] == 1 and padding == 0 and stride > 1:
+        x, stride = x[..., ::stride, ::stride], 1
     return dispatch.call("spike_conv2d", backend, x, weight, bias, stride, padding, memory)
 
 
