@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 
 """Event-driven convolution: equal to the dense one for every input, whatever is kept for the backward pass."""
 
