@@ -1,4 +1,3 @@
-
 """Event-driven convolution: equal to the dense one for every input, whatever is kept for the backward pass."""
 
 import os
