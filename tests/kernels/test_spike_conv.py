@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from spimm.kernels import Dynamics, spike_conv2d, spike_conv2d_lif
-from spimm.kernels.spike_conv import cpu, reference
+from spimm.kernels.spike_conv import cpu, dense, reference
 
 from .conftest import COEFFICIENTS, RESETS, Potentials, assert_near, covering, laid_out, values
 
@@ -225,7 +225,7 @@ def test_forms_that_it_does_not_speed_up_are_torchs(stride: int) -> None:
 
 
 def test_zeros_are_worth_skipping_only_where_there_are_many() -> None:
-    x, weight = torch.zeros(2, 8, 6, 6), torch.zeros(8, 8, 3, 3)
+    x, weight = torch.zeros(2, 6, 6, 8).movedim(-1, 1), torch.zeros(8, 8, 3, 3)
     assert cpu.sparse_enough(x, weight, 1, 1)
     assert not cpu.sparse_enough(x + 1, weight, 1, 1)
     assert not cpu.sparse_enough(x, weight, 2, 1)
@@ -310,6 +310,17 @@ def test_float64_runs_on_the_reference(largest: float) -> None:
         torch.testing.assert_close(actual, true)
     with pytest.raises(RuntimeError, match="it stores float32 or bfloat16, x is float64"):
         spike_conv2d(x, weight, backend="cpu")
+
+
+@pytest.mark.parametrize("wanted", [0, 1])
+def test_gradients_in_bfloat16_are_those_of_float32_rounded_where_torch_would_round_partial_sums(
+    wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense, "_converts", lambda dtype: dtype == torch.bfloat16)
+    x, weight, grad = (values(*shape).bfloat16() for shape in ((2, 16, 6, 6), (32, 16, 3, 3), (2, 32, 6, 6)))
+    found = dense.dense_gradient(x, grad, weight, 1, 1, wanted=wanted)
+    whole = dense.dense_gradient(x.float(), grad.float(), weight.float(), 1, 1, wanted=wanted)
+    assert torch.equal(found, whole.bfloat16())
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])

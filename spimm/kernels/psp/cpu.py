@@ -14,7 +14,8 @@ from spimm.kernels import cpu, second
 from spimm.kernels.cpu import STORAGE, channels_last, extension, num_threads
 from spimm.kernels.door import NOTHING, Layout
 from spimm.kernels.psp import reference
-from spimm.kernels.spike_conv.cpu import dense_gradient, event_extent, sparse_enough
+from spimm.kernels.spike_conv.cpu import event_extent, sparse_enough
+from spimm.kernels.spike_conv.dense import dense_conv2d, dense_gradient
 
 NARROWEST = 8  # input channels: the rows that are added up for one error
 
@@ -82,7 +83,7 @@ def _empty_out(spikes: Tensor, weight: Tensor, padding: int) -> Tensor:
 
 @torch.library.impl(_library, "psp_conv2d", "CPU")
 def _forward(spikes: Tensor, weight: Tensor, padding: int) -> Tensor:
-    joined = torch.conv2d(spikes.flatten(0, 1), weight, None, 1, padding)
+    joined = dense_conv2d(spikes.flatten(0, 1), weight, None, 1, padding)
     return channels_last(joined, 1).unflatten(0, spikes.shape[:2])
 
 

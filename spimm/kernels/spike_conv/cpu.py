@@ -20,6 +20,7 @@ from spimm.kernels.door import Layout
 from spimm.kernels.dynamics import Dynamics
 from spimm.kernels.norm_lif.cpu import norm_lif
 from spimm.kernels.spike_conv import reference
+from spimm.kernels.spike_conv.dense import dense_conv2d, dense_gradient
 from spimm.kernels.spike_conv.packed import check_differentiable
 
 KERNELS = (1, 3, 5, 7)
@@ -97,7 +98,7 @@ def _forward(
     """The output, and with `packed` what the backward pass needs of x."""
     kept = _pack(x) if packed else torch.empty(0, dtype=torch.uint8)
     if not has_form(weight, stride, padding):
-        return channels_last(torch.conv2d(x, weight, bias, stride, padding), 1), kept
+        return channels_last(dense_conv2d(x, weight, bias, stride, padding), 1), kept
     if not has_units(x.dtype):
         return _convolve(x, weight, bias, limit_of(x.dtype)), kept
     sparse = _sparse_images(x.unsqueeze(0))
@@ -173,7 +174,7 @@ def _forward_lif(
     sparse = _sparse_images(x) if has_form(weight, 1, padding) else torch.empty(0, dtype=torch.int64)
     if len(sparse) == x.shape[1]:
         return _convolve_lif(x, weight, bias, added, neuron, num_steps, 1.0)
-    z = channels_last(torch.conv2d(x.flatten(0, 1), weight, bias, 1, padding), 1).unflatten(0, x.shape[:2])
+    z = channels_last(dense_conv2d(x.flatten(0, 1), weight, bias, 1, padding), 1).unflatten(0, x.shape[:2])
     decay, gain, threshold, soft_reset, *_ = neuron
     dynamics = Dynamics(decay, gain, threshold, None if soft_reset else 0.0)
     ones, zeros = torch.ones(len(weight)), torch.zeros(len(weight))  # a norm that changes nothing
@@ -228,15 +229,6 @@ def _grad_weight(x: Tensor, grad: Tensor, weight: Tensor, stride: int, padding: 
 @torch.library.register_fake("spimm::spike_conv2d_grad_weight", lib=_library)
 def _grad_weight_fake(x: Tensor, grad: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     return _empty(weight.shape, weight)
-
-
-def dense_gradient(x: Tensor, grad: Tensor, weight: Tensor, stride: int, padding: int, *, wanted: int) -> Tensor:
-    """The gradient of x (0) or weight (1) by torch's dense convolution."""
-    mask = [wanted == 0, wanted == 1, False]
-    found = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, mask
-    )
-    return found[wanted]
 
 
 def _pack(x: Tensor) -> Tensor:
