@@ -108,6 +108,8 @@ class DCL(nn.Module):
         half = channels // 2
         self.split = form.startswith("split")
         in_chans, with_norm = half if self.split else channels, form.endswith("norm")
+        self.conv3: nn.Conv2d
+        self.conv5: nn.Conv2d
         self.conv3, self.conv5 = (Conv2d(in_chans, half, k, padding=k // 2, bias=not with_norm) for k in (3, 5))
         self.norm3, self.norm5 = (nn.BatchNorm2d(half) if with_norm else None for _ in range(2))
         self.first = first
