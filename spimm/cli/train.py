@@ -65,11 +65,10 @@ def train(
 
 
 def summary(result: training.TrainResult) -> str:
-    """The best epoch, by which images it was chosen, what it and the last one reach of the test images."""
+    """What the last epoch reaches of the test images, and the best one where held-out images choose it."""
     best, last = (values.get("ema_top1", values["top1"]) for values in (result.best, result.metrics))
-    chosen = "the test images"
-    if "val_top1" in result.best:
-        value = result.best.get("val_ema_top1", result.best["val_top1"])
-        chosen = f"held-out images, top-1 {value:.2f} %"
-    epoch = f"best epoch by {chosen}: {result.best['epoch']:.0f}"
+    if "val_top1" not in result.best:
+        return f"last epoch: top-1 {last:.2f} % of the test images, which choose no epoch"
+    value = result.best.get("val_ema_top1", result.best["val_top1"])
+    epoch = f"best epoch by held-out images, top-1 {value:.2f} %: {result.best['epoch']:.0f}"
     return f"{epoch}, with top-1 {best:.2f} % of the test images; last epoch: {last:.2f} %"

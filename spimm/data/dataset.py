@@ -26,7 +26,7 @@ class ImageData:
     left_out: tuple[str, ...] = ()
     """Corrupt images or recordings that are in neither split."""
     val: ImageSplit | None = None
-    """Images that choose the best epoch, neither trained on nor test images; None where the test images do."""
+    """Images that choose the best epoch, neither trained on nor test images; None where no epoch is chosen."""
 
     def __post_init__(self) -> None:
         for part, split in self.parts.items():

@@ -1,4 +1,4 @@
-"""Images held out from training, by class and seed: they choose the best epoch, so that the test images need not."""
+"""Images held out from training, by class and seed: they choose the best epoch; test images never do."""
 
 from dataclasses import replace
 

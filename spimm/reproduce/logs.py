@@ -19,7 +19,7 @@ class RunFiles:
     log: str
     where: Mapping[str, Any]
     trace: str | None = None
-    """trace.json of `spimm analyze` on all test images, for the spikes a neuron of the best epoch's weights."""
+    """trace.json of `spimm analyze` on all test images, for the spikes a neuron of the weights kept as best."""
     energy: str | None = None
     """energy.json of `spimm analyze`, at measured rates."""
 

@@ -32,8 +32,8 @@ reproduce nothing of the row. They have tables of their own, without the paper's
 
 Accuracies of ours are those after the last epoch, in brackets the best of any epoch, which is what the papers report as
 far as that is known; of several runs, means and then each. Spikes a neuron (on all test images) and energies are those
-of `spimm analyze` with the best epoch's weights. `spimm reproduce SYSTEM/ROW` runs a row, `--scaled` on small data; of
-what is counted it prints the count.
+of `spimm analyze` with the weights that the run kept as its best (until November 2026 those of the best epoch). `spimm
+reproduce SYSTEM/ROW` runs a row, `--scaled` on small data; of what is counted it prints the count.
 """
 COLUMNS = (
     "row", "paper", "ours", "difference", "status", "reduced, or what it takes", "command", "seed", "commit",

@@ -72,8 +72,9 @@ class Recipe:
     split_seed: int | None = None
     """seed of val_share, and of the split of a data set that is published without one; None is 0, or the authors'"""
     val_share: float = 0.0
-    """share of the training images, of each class, that is held out to choose the best epoch, so that the test images
-    do not; of a folder that is not split, the share that becomes its test images (0 is 0.1 there)"""
+    """share of the training images, of each class, that is held out to choose the best epoch (0: the last epoch
+    counts, test images never choose); of a folder that is not split, the share that becomes its test images (0 is 0.1
+    there)"""
     fold: int | None = None
     """train and test on this fold, from 0, of all images; None keeps the data set's own split"""
     folds: int = 5

@@ -71,8 +71,9 @@ class TrainResult:
 class Trainer:
     """Trains `model` on `task` as `recipe` says; everything it writes goes to `<out_dir>/checkpoints` and `log`.
 
-    val_loader: held-out images, which choose the best epoch; without them the test images do. ranks: this process among
-    those that train together, whose loaders share the data. corrupt: names the corrupt images found so far.
+    val_loader: held-out images, which choose the best epoch; without them it is the last one evaluated, since test
+    images never choose. ranks: this process among those that train together, whose loaders share the data. corrupt:
+    names the corrupt images found so far.
     """
 
     def __init__(
@@ -296,7 +297,8 @@ class Trainer:
         self._tell_corrupt()
         self._epoch, self._batch, self._loss_sum = epoch, 0, 0.0
         score = ("val_" if self._val_loader is not None else "") + ("ema_top1" if self.ema is not None else "top1")
-        improved = evaluated and self._metrics[score] > self._best.get(score, -math.inf)
+        chosen = self._val_loader is None or self._metrics.get(score, -math.inf) > self._best.get(score, -math.inf)
+        improved = evaluated and chosen
         if improved:
             before, self._best = self._best, {"epoch": epoch, **self._metrics}
             if not self._save(self.best_folder):  # before `last`, so that a crash between the two repeats the epoch

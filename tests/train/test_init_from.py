@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from spimm.data import ImageData, ImageSplit, load_data
+from spimm.data.held_out import hold_out
 from spimm.models import save_weights
 from spimm.train import Recipe, TrainResult, apply_overrides, load_recipe, load_run, load_weights, train
 
@@ -37,7 +38,8 @@ def starts(model: nn.Module) -> list[dict[str, Tensor]]:
 @pytest.fixture
 def first(recipe: Recipe, data: ImageData, tmp_path: Path) -> Path:
     """A run with averaged weights whose last epoch was not its best."""
-    result = run(replace(recipe, ema_decay=0.9, epochs=6, lr=0.5), tmp_path / "first", data)
+    held = hold_out(data, 0.2, 0)
+    result = run(replace(recipe, ema_decay=0.9, epochs=6, lr=0.5, val_share=0.2), tmp_path / "first", held)
     assert result.best["epoch"] < result.epoch
     return tmp_path / "first"
 

@@ -61,7 +61,7 @@ def test_a_killed_process_ends_the_job_and_the_command_goes_on_with_another_numb
     last = start(tmp_path, 1)
     said, shown = last.communicate(timeout=LIMIT)
     assert last.returncode == 0, shown
-    assert said.count("best top-1") == 1
+    assert said.count("last epoch: top-1") == 1
     records = read_log(tmp_path / "log.jsonl")
     assert [record["ranks"] for record in records if "ranks" in record] == [2, 1]
     steps = [record["step"] for record in records if record["kind"] == "step"]

@@ -50,12 +50,22 @@ def test_the_best_epoch_is_the_first_that_held_out_images_choose(
     assert text.endswith(f"of the test images; last epoch: {epochs[-1][tested]:.2f} %")
 
 
-def test_without_held_out_images_the_test_images_choose_and_that_is_said(
+def test_of_equal_epochs_the_first_is_kept(
+    recipe: Recipe, held: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = {"loss": 1.0, "top1": 50.0, "untied_top1": 50.0, "top5": 100.0, "images": 8}
+    monkeypatch.setattr("spimm.train.engine.evaluate", lambda *_, **__: dict(same))
+    result = train(replace(recipe, val_share=0.2), tmp_path, data=held, model=TinyNet())
+    assert (result.best["epoch"], result.epoch) == (1, 3)
+
+
+def test_without_held_out_images_the_last_epoch_is_kept_and_test_images_choose_none(
     recipe: Recipe, data: ImageData, tmp_path: Path
 ) -> None:
     result = train(recipe, tmp_path, data=data, model=TinyNet())
     assert not any(name.startswith("val_") for line in lines(tmp_path) for name in line)
-    assert summary(result).startswith(f"best epoch by the test images: {result.best['epoch']}, with top-1 ")
+    assert result.best == {"epoch": result.epoch, **result.metrics}
+    assert summary(result).startswith("last epoch: top-1 ") and "choose no epoch" in summary(result)
     with pytest.raises(ValueError, match="held-out images, which val_share sets; shades has none"):
         build_loader(recipe, data, train=False, val=True)
 
