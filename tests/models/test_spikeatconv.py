@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 import spimm
+from spimm.deploy import fold
 from spimm.layers import DCL, FORMS, SPK, ConvNeXt, GroupAttention, SpikingAttention, SpikingMLP
 from spimm.models.spikeatconv import VARIANTS, SpikeAtConvConfig
-from spimm.neurons import MultiLIF, Neuron
+from spimm.neurons import LIF, MultiLIF, Neuron
 from spimm.surrogate import ATan, Sigmoid
 from spimm.train import Recipe
 from spimm.train.optim import build_optimizer
@@ -119,6 +120,45 @@ def test_a_group_that_fires_as_a_whole_is_no_tie_behind_the_attention(options: d
         assert torch.equal(spk(ones * (1 - rounding)), spk(ones * (1 + rounding)))
 
 
+def on_qkv(model: nn.Module, attention: str) -> list[nn.Module]:
+    """What fires on queries, keys and values of each block."""
+    found = [part.qkv for part in model.modules() if isinstance(part, SpikingAttention)]
+    return found if attention == "bdsa" else [unit.neuron for unit in found]
+
+
+@pytest.mark.parametrize("attention", ["sisa", "bdsa"])
+@pytest.mark.parametrize("kind", SPK)
+def test_queries_keys_and_values_fire_by_the_rows_own_block_if_asked(kind: str, attention: str) -> None:
+    options: dict[str, Any] = {"spk": kind, "attention": attention, "num_steps": 2}
+    text, equation = tiny(**options, attention_spk="spk"), tiny(**options)
+    assert {type(part) for part in on_qkv(equation, attention)} == {LIF}
+    thresholds = {getattr(part, "thresholds", None) for part in on_qkv(text, attention)}
+    assert thresholds == {{"rl": (1.0, 2.0), "mbpl": (0.2, 1.0, 2.0, 4.0)}.get(kind)}
+    assert len(on_qkv(text, attention)) == 3
+    text.load_state_dict(equation.state_dict())
+    logits = text(3 * images())
+    assert logits.std() > 0
+    same = kind in ("sl", "dcl")  # one LIF of threshold 1
+    assert torch.equal(logits, equation(3 * images())) == same
+    torch.testing.assert_close(fold(text)(3 * images()), logits, atol=1e-4, rtol=1e-4)
+
+
+def test_halves_of_hsl_are_those_of_queries_of_keys_and_of_values() -> None:
+    (block, *_) = on_qkv(tiny(spk="hsl", attention_spk="spk"), "sisa")
+    x = torch.full((1, 1, 24, 1, 1), 3.0)  # a potential of 1.5 is between the thresholds 1 and 2
+    assert block(x).flatten().tolist() == ([1.0] * 4 + [0.0] * 4) * 3
+
+
+def test_the_head_sees_the_mean_of_the_last_blocks_spikes() -> None:
+    model, seen = tiny(spk="sl"), []
+    model.head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    features = 5 * torch.randn_like(model.forward_features(images()))
+    model.forward_head(features)
+    fired = model.last_neuron(features)
+    assert fired.any() and not torch.equal(fired, features)
+    torch.testing.assert_close(seen[0], fired.mean((0, 3, 4)))
+
+
 def test_settings_of_the_neuron_reach_every_neuron() -> None:
     model = tiny(spk="hsl", taus="3,1.5", thresholds=(0.5, 1.5), surrogate=ATan(1.5), detach_reset=False)
     neurons = [part for part in model.modules() if isinstance(part, Neuron)]
@@ -211,6 +251,7 @@ def test_it_serves_as_a_backbone_of_four_maps() -> None:
         ({"stem_stride": 0}, r"stem_stride is 0; wanted at least 1"),
         ({"mlp_ratio": 0}, r"mlp_ratio is 0; wanted more than 0"),
         ({"attention_gain": -1}, r"attention_gain is -1; wanted more than 0"),
+        ({"attention_spk": "sl"}, r"unknown attention_spk 'sl'; expected lif or spk"),
         ({"attention": "sdsa"}, r"unknown attention 'sdsa'; wanted sisa, bdsa or none"),
         ({"partition": "block"}, r"unknown partition 'block'; wanted one of grid, window, full"),
         ({"spk": "mpbl"}, r"unknown SPK block 'mpbl'; did you mean mbpl"),

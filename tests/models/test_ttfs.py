@@ -152,6 +152,14 @@ def test_a_sequence_is_so_many_images_and_their_mean() -> None:
     assert model.forward_features(frames).shape == (3, 2, 2, 6, 1, 1)
 
 
+@pytest.mark.parametrize(("name", "rate"), [("ttfs_vgg11", 1.0), ("ttfs_mnist_cnn", 0.0)])
+def test_the_window_is_closed_but_in_the_network_of_mnist(name: str, rate: float) -> None:
+    """Neurons without input fire at the very end of a closed window."""
+    model = spimm.create_model(name)
+    neuron = model.hidden[0].neuron
+    assert float(neuron(torch.zeros(2, 1, 4))[1].mean()) == rate
+
+
 @pytest.mark.parametrize(("closed", "rate"), [(True, 1.0), (False, 0.0)])
 @torch.no_grad()
 def test_neurons_without_input_fire_at_the_very_end_or_not_at_all(closed: bool, rate: float) -> None:
