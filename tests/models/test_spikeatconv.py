@@ -150,13 +150,13 @@ def test_halves_of_hsl_are_those_of_queries_of_keys_and_of_values() -> None:
 
 
 def test_the_head_sees_the_mean_of_the_last_blocks_spikes() -> None:
-    model, seen = tiny(spk="sl"), []
-    model.head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    features = 5 * torch.randn_like(model.forward_features(images()))
-    model.forward_head(features)
-    fired = model.last_neuron(features)
-    assert fired.any() and not torch.equal(fired, features)
-    torch.testing.assert_close(seen[0], fired.mean((0, 3, 4)))
+    model, seen = tiny(), {}
+    model.last_neuron.register_forward_hook(lambda module, args, y: seen.update(membrane=args[0], spikes=y))
+    model.head.register_forward_pre_hook(lambda module, args: seen.update(head=args[0]))
+    model(3 * images())
+    assert isinstance(model.last_neuron, MultiLIF)
+    assert seen["spikes"].any() and not torch.equal(seen["spikes"], seen["membrane"])
+    torch.testing.assert_close(seen["head"], seen["spikes"].mean((0, 3, 4)))
 
 
 def test_settings_of_the_neuron_reach_every_neuron() -> None:
