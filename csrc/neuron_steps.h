@@ -53,14 +53,14 @@ struct CoefficientSums { double total[3] = {}; };  // of (decay, gain, threshold
 template <bool soft, Shape shape, bool learns>
 void reverse_step_as(const Neuron &neuron, const float *v_tile, const float *z_tile, float *grad, float *grad_v, int64_t n,
                      CoefficientSums *sums) {
-    const Vec threshold = all(neuron.threshold), none{};
+    const Vec threshold = all(neuron.threshold);
     const bool attached = !neuron.detach_reset;
     Vec to_coefficients[3] = {};
     for (int64_t i = 0; i < n; i += lanes) {
         const Vec v = load_vec(v_tile + i), z = load_vec(z_tile + i), h = charge(neuron, v, z);
         const Vec slope = surrogate_derivative<shape>(h - threshold, neuron.surrogate_a, neuron.surrogate_b);
         const Vec grad_s = load_vec(grad + i), grad_after = load_vec(grad_v + i);
-        Vec through = soft ? grad_after : (h >= threshold ? none : grad_after);
+        Vec through = soft ? grad_after : past_reset(h, threshold, grad_after);
         if (attached) through -= grad_after * slope * (soft ? threshold : h);
         const Vec grad_h = fma(grad_s, slope, through);
         store_vec(grad_v + i, neuron.decay * grad_h);

@@ -54,6 +54,9 @@ template <int U, bool to_write = false, class S> inline void ask(const S *at, in
     for (int i = 0; i < U * lanes; i += elements) __builtin_prefetch(at + next + i, to_write ? 1 : 0, 2);
 }
 
+// The gradient of the potential that goes past a reset to rest. Times 0, not 0: what is not a number stays so.
+inline Vec past_reset(Vec h, Vec threshold, Vec grad_v) { return grad_v * (h >= threshold ? Vec{} : all(1.0f)); }
+
 template <bool soft> inline Vec after_reset(Vec h, Vec threshold) {
     const Vec fired = soft ? h - threshold : Vec{};
     return h >= threshold ? fired : h;
@@ -64,10 +67,9 @@ template <bool soft> inline Vec after_reset(Vec h, Vec threshold) {
 template <class S, Shape shape, bool soft, int U>
 inline void reverse_fire(const Vec (&h)[U], const Vec (&grad_s)[U], const Vec (&grad_v)[U], Vec threshold, bool attached,
                          float slope_a, float slope_b, Vec (&slope)[U], Vec (&grad_h)[U]) {
-    const Vec none{};
     for (int u = 0; u < U; ++u) {
         slope[u] = surrogate_slope<shape, S>(h[u] - threshold, slope_a, slope_b);
-        const Vec through = soft ? grad_v[u] : (h[u] >= threshold ? none : grad_v[u]);
+        const Vec through = soft ? grad_v[u] : past_reset(h[u], threshold, grad_v[u]);
         grad_h[u] = fma(grad_s[u], slope[u], through);
     }
     if (attached)

@@ -2,6 +2,6 @@
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 step`, `2 steps`, `1,000 steps`; of nouns in -s, -x and -ch the plural ends in -es."""
-    ending = "" if count == 1 else "es" if noun.endswith(("s", "x", "ch")) else "s"
+    """`1 step`, `2 steps`, `1,000 steps`; nouns in -s, -x, -nch and -tch take -es."""
+    ending = "" if count == 1 else "es" if noun.endswith(("s", "x", "nch", "tch")) else "s"
     return f"{count:,} {noun}{ending}"

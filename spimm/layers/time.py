@@ -5,9 +5,12 @@ T time, B batch, C channels, H W space.
 
 from collections.abc import Callable
 
+import torch.fx
 from torch import Tensor
 
 from spimm.kernels.cpu import channels_last, regular
+
+torch.fx.wrap("regular")  # one node of traced graphs: it looks at strides, which are not known there
 
 
 def over_time(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

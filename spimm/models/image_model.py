@@ -11,6 +11,7 @@ from typing import Any
 import torch.fx
 from torch import Tensor, nn
 
+from spimm.kernels.cpu import channels_last
 from spimm.models.features import FeatureList, marked, pick_stages
 from spimm.models.settings import ImageConfig, check_global_pool
 
@@ -134,7 +135,7 @@ class ImageModel(nn.Module, abc.ABC):
             return []
         last = max(chosen) if intermediates_only or (stop_early and chosen) else None
         features, maps = self.run_stages(x, None if last == len(self.feature_info) - 1 else last)
-        found = [maps[index] if form == "TNCHW" else maps[index].mean(0) for index in chosen]
+        found = [maps[index] if form == "TNCHW" else channels_last(maps[index].mean(0), 1) for index in chosen]
         if intermediates_only:
             return found
         return (self._batch_first(features) if self.batch_first else features), found

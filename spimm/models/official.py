@@ -35,6 +35,9 @@ FORMATS: dict[str, OfficialFormat] = {
     "ttfs": OfficialFormat(ttfs_keys.key_map, num_classes=ttfs_keys.num_classes),
 }
 
+WRAPPERS = ("model", "state_dict", "module")
+"""Keys of a checkpoint whose value is the dict of its tensors, or has it under another of these keys."""
+
 
 def load_official(
     name: str,
@@ -94,9 +97,8 @@ def _read(source: Mapping[str, Tensor] | str | Path) -> Mapping[str, Any]:
 
 
 def _strip(tensors: Mapping[str, Any], source: str) -> dict[str, Tensor]:
-    for wrapper in ("model", "state_dict", "module"):
-        if isinstance(tensors.get(wrapper), Mapping):
-            tensors = tensors[wrapper]
+    for _ in WRAPPERS:  # one within another, in any order
+        tensors = next((tensors[key] for key in WRAPPERS if isinstance(tensors.get(key), Mapping)), tensors)
     foreign = [key for key, value in tensors.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if foreign:
         names = ", ".join(f"{key!r:.40}" for key in foreign[:3])

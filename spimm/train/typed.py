@@ -47,7 +47,7 @@ def convert(value: Any, hint: Any, name: str) -> Any:
     if isinstance(hint, type) and is_dataclass(hint):
         return from_json(hint, value, name)
     if origin in (tuple, list):
-        _checked(value, isinstance(value, list), name, "a list")
+        _checked(value, isinstance(value, list | tuple), name, "a list")
         each = inner[:1] * len(value) if origin is list or inner[1:] == (...,) else inner
         _checked(value, len(each) == len(value), name, f"{len(each)} values")
         return origin(convert(item, kind, name) for item, kind in zip(value, each, strict=True))

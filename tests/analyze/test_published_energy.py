@@ -165,7 +165,7 @@ def test_the_documented_purity_is_what_the_script_prints(page: str) -> None:
 
 
 def test_the_documented_example_runs_on_a_smaller_network(page: str, capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    example = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[0]
     names: dict[str, Trace] = {}
     exec(example.replace("metaspikeformer_15m", "metaspikeformer_cifar").replace("224", "32"), names)
     rate, millijoules = map(float, capsys.readouterr().out.split())

@@ -39,7 +39,7 @@ def test_a_row_is_trained_recorded_and_listed(tmp_path, capsys):
     assert [result.record.name for result in load_results(results)] == ["one"]
     assert main(["reproduce", "--results", str(results)]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [DIGITS.id, "98", "%", "scaled", "down"] in rows
+    assert [DIGITS.id, "98", "%", "trained", "otherwise"] in rows  # batches of 256
     assert ["ttfs/mnist/cnn", "99.4", "%;", "0.3913", "not", "reachable", "here"] in rows
     assert "already" in error_of([DIGITS.id, "--record", str(run), "--name", "one", "--results", str(results)], capsys)
 
@@ -83,7 +83,7 @@ def test_without_records_nothing_counts_as_trained(tmp_path, capsys):
     [
         (["ttfs/mnist/cn"], "unknown row 'ttfs/mnist/cn'; nearest: ttfs/mnist/cnn"),
         (["metaspikeformer/voc2012/15m-t4"], "has no recipe: the segmentation head is not built here"),
-        (["ttfs/mnist/cnn", "--scaled"], "no recipe for small data"),
+        (["qkformer/dvs128/2-256-t16", "--scaled"], "no recipe for small data"),
         (["ttfs/mnist/cnn", "data=cifar10"], "does not stand for ttfs/mnist/cnn"),
         (["ttfs/mnist/cnn", "ttfs/cifar10/vgg11"], "rows are ttfs/mnist/cnn, ttfs/cifar10/vgg11; wanted one"),
         (["--into", "page.md"], "wanted --table FOLDER as well"),

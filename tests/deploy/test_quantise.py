@@ -151,7 +151,7 @@ def test_files_that_are_no_quantised_weights_are_refused_and_the_model_stays(tmp
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         load_quantised(model, path)
     save_quantised(nn.Linear(3, 4), path)
-    with pytest.raises(ValueError, match=r"2 wrong-shaped: bias \(4,\), wanted \(3,\), weight \(4, 3\), wanted"):
+    with pytest.raises(ValueError, match=r"2 wrong-shaped: bias \(4,\), expected \(3,\), weight \(4, 3\), expected"):
         load_quantised(model, path)
     save_quantised(nn.Sequential(nn.Linear(4, 3)), path)
     with pytest.raises(ValueError, match=r"2 missing: bias, weight; 2 unexpected: 0\.bias, 0\.weight"):

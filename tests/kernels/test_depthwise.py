@@ -61,11 +61,14 @@ def test_output_and_every_gradient_agree_with_the_reference(
     grads = torch.autograd.grad(found, inputs, grad)
     assert found.dtype == dtype
     assert_near(found, expected, ROUNDING[dtype], "output")
+    # Without instructions for bfloat16, torch's convolution, which is the reference, rounds partial sums to it.
+    in_parts = backend == "reference" and dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    coarse = 3 if in_parts else 1
     for name, tolerance, actual, wanted in zip(
         ("x", "weight", "bias"), (ROUNDING[dtype], SUMMED[dtype], SUMMED[dtype]), grads, expected_grads, strict=False
     ):
         assert actual.dtype == dtype
-        assert_near(actual, wanted, tolerance, f"gradient of {name}")
+        assert_near(actual, wanted, coarse * tolerance, f"gradient of {name}")
 
 
 def test_under_autocast_it_computes_in_bfloat16() -> None:

@@ -105,7 +105,7 @@ def test_shapes_that_do_not_fit_are_named(
 @pytest.mark.parametrize("dtype", list(ROUNDING))
 def test_it_is_a_sound_op(dtype: torch.dtype, shared: bool) -> None:
     qkv = values(2, 1, 2, 3, 4 if shared else 12).to(dtype).movedim(-1, 2)
-    bias, members = values(2, 3, 3).float(), dealt(6, 3).int()
+    bias, members = values(2, 3, 3).float(), dealt(6, 3)
     inputs = (qkv.requires_grad_(), bias.requires_grad_(), members, shared)
     torch.library.opcheck(torch.ops.spimm.group_attention.default, inputs, test_utils=CHECKS)
     grad = group_attention(qkv, bias, members, shared=shared).detach()

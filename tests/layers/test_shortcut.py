@@ -96,7 +96,7 @@ def test_drop_path_takes_the_branch_from_whole_samples_and_scales_up_the_others(
     assert torch.equal(residual.eval()(x), x + 1)
 
 
-@pytest.mark.parametrize(("rate", "shortcut"), [(1.0, "membrane"), (-0.1, "membrane"), (0.1, "spike_add")])
+@pytest.mark.parametrize(("rate", "shortcut"), [(1.0, "membrane"), (-0.1, "membrane"), (0.1, "vanilla")])
 def test_a_drop_path_without_meaning_is_refused(rate: float, shortcut) -> None:
     with pytest.raises(ValueError, match=f"drop_path is {rate}"):
         Residual(nn.Identity(), shortcut=shortcut, neuron_fn=LIF, drop_path=rate)

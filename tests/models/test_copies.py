@@ -36,6 +36,8 @@ def copies(name: str, precision: str, **options: object) -> list[str]:
     "options", [{}, {"attention": "qkca,qkta,ssa"}, {"memory": "packed"}], ids=["plain", "qkca", "packed"]
 )
 def test_a_training_step_copies_no_activation(options: dict[str, object], precision: str) -> None:
+    if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("torch has no bfloat16 convolution for this processor: copies in float32 are faster")
     found = copies("qkformer_4_96_cifar", precision, **options)
     in_head = ["aten::copy_ [4, 16, 16, 96] in aten::_to_copy"] * 2  # the mean of the last map, and back, in float32
     assert found == (in_head if precision == "bf16" else [])

@@ -198,7 +198,8 @@ def test_maps_of_every_stage_are_told_of() -> None:
         (4, 2, 3),
         (5, 2, 3),
     ]
-    assert open_end.num_features == 6 and build(hidden="").num_features == 6
+    assert (open_end.num_features, open_end.head_hidden_size) == (5, 6)
+    assert (build(hidden="").num_features, build(hidden="").head_hidden_size) == (6, 6)
 
 
 def test_new_weights_have_the_asked_spread_and_mean() -> None:
@@ -285,7 +286,7 @@ def test_weights_in_the_authors_form_give_the_same_outputs(suffix: str) -> None:
 
 def test_a_checkpoint_of_another_network_is_refused() -> None:
     tensors = {"conv.0.cnn.weight": torch.zeros(8, 3, 3, 3), "fc.4.linear.weight": torch.zeros(10, 6)}
-    message = r"missing: .*stages\.0\.1\.product.*wrong-shaped: stages\.0\.0\.conv\.weight \(8, 3, 3, 3\), wanted \(4,"
+    message = r"missing: .*stages\.0\.1\.product.*wrong-shaped: stages\.0\.0\.conv\.weight \(8, 3, 3, 3\), expected"
     with pytest.raises(ValueError, match=message):
         spimm.load_official("ttfs_vgg11", tensors, **SMALL)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from spimm.kernels import second
-from spimm.kernels.cpu import NO_NORM, NO_THRESHOLDS, STORAGE, NeuronCode, empty_steps, extension, num_threads
+from spimm.kernels.cpu import NO_NORM, NO_THRESHOLDS, STORAGE, NeuronCode, channels_last, empty_steps, extension, num_threads
 from spimm.kernels.door import NOTHING, Layout
 from spimm.kernels.dynamics import Dynamics
 from spimm.kernels.lif import reference
@@ -33,8 +33,10 @@ def lif(x: Tensor, dynamics: Dynamics, v: Tensor | None, *, num_steps: int, keep
 
 
 def _dense_steps(x: Tensor) -> Tensor:
-    """x itself if it is contiguous or channels-last, step after step, else a contiguous copy."""
-    return x if x.is_contiguous() or (x.dim() > 3 and x.movedim(2, -1).is_contiguous()) else x.contiguous()
+    """x itself if it is contiguous or channels-last, step after step, else a copy in the memory order of its steps."""
+    if x.is_contiguous():
+        return x
+    return channels_last(x) if x.dim() > 3 and x[0].movedim(1, -1).is_contiguous() else x.contiguous()
 
 
 def _like_step(v: Tensor, x: Tensor) -> Tensor:
