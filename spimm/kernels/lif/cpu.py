@@ -6,7 +6,16 @@ import torch
 from torch import Tensor
 
 from spimm.kernels import second
-from spimm.kernels.cpu import NO_NORM, NO_THRESHOLDS, STORAGE, NeuronCode, channels_last, empty_steps, extension, num_threads
+from spimm.kernels.cpu import (
+    NO_NORM,
+    NO_THRESHOLDS,
+    STORAGE,
+    NeuronCode,
+    channels_last,
+    empty_steps,
+    extension,
+    num_threads,
+)
 from spimm.kernels.door import NOTHING, Layout
 from spimm.kernels.dynamics import Dynamics
 from spimm.kernels.lif import reference
