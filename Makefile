@@ -5,12 +5,12 @@ PYTHON ?= python3
 demo: .venv/demo/installed
 	.venv/demo/bin/spimm quickstart
 
-# Installs spimm with its development tools into an environment of its own, then lint, types, tests.
+# Installs spimm with its development tools into an environment of its own, then lint, types, tests (a process of one thread for each core).
 test: .venv/test/installed
 	.venv/test/bin/ruff check .
 	.venv/test/bin/ruff format --check .
 	.venv/test/bin/pyright --pythonpath .venv/test/bin/python
-	.venv/test/bin/pytest -m "not slow"
+	OMP_NUM_THREADS=1 .venv/test/bin/pytest -m "not slow" --numprocesses auto --dist loadfile
 
 # The kernels' tests and 2,000 odd or wrong calls, compiled with AddressSanitizer and UBSan, once for each instruction set
 # that runs here. Not part of the gate: it takes about an hour on two cores.

@@ -97,7 +97,7 @@ def test_every_option_on_the_page_has_its_default_and_builds_a_network():
         "form": "see above",
     }
     rows = re.findall(r"^\| `(\w+)` \| (?:`(.+?)`|(.+?)) \| `(\w+=.+?)` \|", SPIKEATCONV, flags=re.MULTILINE)
-    assert len(rows) == 13
+    assert len(rows) == 14
     for option, literal, words, example in rows:
         assert defaults[option] == (ast.literal_eval(literal) if literal else words), option
         call = ast.parse(f"dict({example})", mode="eval").body
