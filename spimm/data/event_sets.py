@@ -25,7 +25,7 @@ from spimm.data.formats import read_gesture_labels
 from spimm.data.framed import below
 from spimm.data.mend import REFUSE, Mending
 from spimm.data.static import stratified_split
-from spimm.data.tree import class_folders, passed_over
+from spimm.data.tree import labelled_files
 from spimm.reading import read_text
 
 SUFFIXES = (".bin", ".aedat", ".aedat4", ".dat", ".raw", ".es", ".mat", ".npz")
@@ -170,19 +170,8 @@ def _labelled(classes: Iterable[list[Path]]) -> tuple[Item, ...]:
 
 def _classes(root: Path) -> dict[str, list[Path]]:
     """Event files by class, both in the order of their names. FileNotFoundError where there are none."""
-    listed = {
-        folder.name: sorted(
-            path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not passed_over(path.name)
-        )
-        for folder in class_folders(root)
-    }
-    empty = [name for name, files in listed.items() if not files]
-    if not listed or empty:
-        seen = f"none in {', '.join(empty)}" if empty else "no such folder"
-        raise FileNotFoundError(
-            f"{root} must hold a folder of event files ({' '.join(SUFFIXES)}) per class, got {seen}"
-        )
-    return listed
+    listed = labelled_files(root, SUFFIXES, "event files")
+    return {name: [Path(path) for path in files] for name, files in listed.items()}
 
 
 def _inside(root: Path, folder: str) -> Path:

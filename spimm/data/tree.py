@@ -30,11 +30,11 @@ def class_folders(root: Path) -> list[Path]:
     return sorted(folder for folder in root.iterdir() if folder.is_dir() and not passed_over(folder.name))
 
 
-def labelled_files(root: Path, suffixes: tuple[str, ...]) -> dict[str, list[str]]:
+def labelled_files(root: Path, suffixes: tuple[str, ...], kind: str = "images") -> dict[str, list[str]]:
     """Class -> paths of its files that end in `suffixes`, at any depth, in torchvision's order.
 
     Links are followed, but not to a folder that they are in. Says once how many files of which other kinds were passed
-    over. FileNotFoundError for no class, and for classes without a file, which it names.
+    over. FileNotFoundError for no class, and for classes without a file, which it names; `kind` is what it calls files.
     """
     folders, others = class_folders(root), Counter[str]()
     if root.is_dir():
@@ -44,13 +44,13 @@ def labelled_files(root: Path, suffixes: tuple[str, ...]) -> dict[str, list[str]
     if others:
         _tell(str(root), _counted(others))
     if not listed:
-        raise FileNotFoundError(f"{root} must hold one folder per class, got none")
+        raise FileNotFoundError(f"{root} must hold one folder of {kind} per class, got none")
     empty = [name for name, files in listed.items() if not files]
     if empty:
         more = f" and {len(empty) - NAMED} more" if len(empty) > NAMED else ""
         raise FileNotFoundError(
-            f"{root} must hold images in every class folder, got none in {', '.join(empty[:NAMED])}{more}; "
-            f"names of images end in {' '.join(suffixes)}"
+            f"{root} must hold {kind} in every class folder, got none in {', '.join(empty[:NAMED])}{more}; "
+            f"their names end in {' '.join(suffixes)}"
         )
     return listed
 

@@ -229,15 +229,31 @@ def test_a_sensor_is_asked_for_where_files_do_not_state_it(tmp_path):
     assert data.image_size == (21, 20)
 
 
+def test_files_that_are_no_recordings_are_counted(tmp_path, caplog):
+    n_mnist(tmp_path)
+    folder = tmp_path / "n-mnist" / "Train" / "0"
+    (folder / "notes.txt").write_text("of the one who copied them")
+    (folder / "._00000.bin").write_bytes(b"junk")
+    os.mkfifo(folder / "pipe.bin")
+    with caplog.at_level("WARNING", "spimm.data"):
+        load_data("n-mnist", data_dir=tmp_path, frames=2)
+    (said,) = (record.getMessage() for record in caplog.records if "passed over" in record.getMessage())
+    assert said.endswith("files passed over: 1 .txt, 1 broken links or no files, 1 hidden or of the system")
+
+
 @pytest.mark.parametrize(
     ("missing", "spec", "message"),
     [
-        ("n-mnist/Test", "n-mnist", "Test must hold a folder of event files"),
-        ("n-mnist/Train/0/00000.bin n-mnist/Train/0/00001.bin", "n-mnist", "per class, got none in 0"),
+        ("n-mnist/Test", "n-mnist", "Test must hold one folder of event files per class, got none"),
+        (
+            "n-mnist/Train/0/00000.bin n-mnist/Train/0/00001.bin",
+            "n-mnist",
+            "Train must hold event files in every class folder, got none in 0",
+        ),
         ("dvs-gesture/DvsGesture/trials_to_test.txt", "dvs-gesture", "must hold trials_to_test.txt"),
         ("dvs-gesture/DvsGesture/user24_led_labels.csv", "dvs-gesture", "user24_led_labels.csv"),
         ("dvs-gesture/DvsGesture/user24_led.aedat", "dvs-gesture", "user24_led.aedat"),
-        ("", "n-caltech101", "n-caltech101 must hold a folder of event files .* got no such folder"),
+        ("", "n-caltech101", "n-caltech101 must hold one folder of event files per class, got none"),
         ("", "recordings:none", "recordings:none is not found: there is no .*none and there is no .*none"),
         ("", "recordings:dvs-gesture/empty", r"empty must hold the folders train/ and val/ \(or test/\)"),
     ],

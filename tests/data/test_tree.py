@@ -75,7 +75,7 @@ def test_a_class_without_an_image_is_named_with_the_suffixes(image_folder) -> No
     root = image_folder()
     (root / "train" / "cow").mkdir()
     (root / "train" / "cow" / "a.mp4").write_bytes(b"x")
-    with pytest.raises(FileNotFoundError, match=r"images in every class folder, got none in cow; names of images end"):
+    with pytest.raises(FileNotFoundError, match=r"images in every class folder, got none in cow; their names end"):
         load_data(f"folder:{root}")
 
 
