@@ -34,19 +34,6 @@ template <class P, class S> inline P converted(S value) {
     else return store<P>(load(value));
 }
 
-// Whether no value is NaN or infinite.
-template <class S> inline bool all_finite(const S *values, int64_t size, int num_threads) {
-    using Bits = std::conditional_t<sizeof(S) == sizeof(float), uint32_t, uint16_t>;
-    constexpr Bits exponent = sizeof(S) == sizeof(float) ? 0x7f800000u : 0x7f80u;
-    constexpr int64_t chunk = 16384;
-    Bits largest = 0;
-#pragma omp parallel for num_threads(num_threads) schedule(static) reduction(max : largest)
-    for (int64_t begin = 0; begin < size; begin += chunk)
-        for (int64_t i = begin; i < std::min(size, begin + chunk); ++i)
-            largest = std::max<Bits>(largest, std::bit_cast<Bits>(values[i]) & exponent);
-    return largest < exponent;
-}
-
 // [out, rows] -> [blocks, rows, width lanes] stored as P, zeros after the last channel.
 template <class P, class S>
 inline Aligned<P> in_blocks(const S *weight, int64_t rows, int64_t out_channels, int64_t width, int num_threads) {

@@ -9,6 +9,19 @@
 
 namespace spimm::SPIMM_ISA {
 
+// Whether no value is NaN or infinite.
+template <class S> inline bool all_finite(const S *values, int64_t size, int num_threads) {
+    using Bits = std::conditional_t<sizeof(S) == sizeof(float), uint32_t, uint16_t>;
+    constexpr Bits exponent = sizeof(S) == sizeof(float) ? 0x7f800000u : 0x7f80u;
+    constexpr int64_t chunk = 16384;
+    Bits largest = 0;
+#pragma omp parallel for num_threads(num_threads) schedule(static) reduction(max : largest)
+    for (int64_t begin = 0; begin < size; begin += chunk)
+        for (int64_t i = begin; i < std::min(size, begin + chunk); ++i)
+            largest = std::max<Bits>(largest, std::bit_cast<Bits>(values[i]) & exponent);
+    return largest < exponent;
+}
+
 // Where values that are not 0, and their places, are appended. Writes up to `lanes` beyond the last.
 struct EventList {
     float *value;
@@ -62,6 +75,22 @@ inline void list_events(const S *x, int64_t pixels, int64_t pixels_per_line, int
     }
     events.begin[first_pixel + pixels] = static_cast<uint32_t>(list.count);
     events.binary = list.binary;
+}
+
+// Lists every value, those that are 0 too: times a gradient that is not finite they are not 0.
+template <class S>
+inline void list_all(const S *x, int64_t pixels, int64_t pixels_per_line, int64_t channels, Events &events) {
+    uint32_t count = 0;
+    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+        events.begin[pixel] = count;
+        const auto first = static_cast<uint32_t>(pixel % pixels_per_line * channels);
+        for (int64_t c = 0; c < channels; ++c, ++count) {
+            events.index[count] = first + static_cast<uint32_t>(c);
+            events.value[count] = load(x[pixel * channels + c]);
+        }
+    }
+    events.begin[pixels] = count;
+    events.binary = false;
 }
 
 }  // namespace spimm::SPIMM_ISA

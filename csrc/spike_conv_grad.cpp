@@ -94,12 +94,16 @@ static void grad_weight_with(const S *x, const S *grad, S *grad_weight, const Co
 #pragma omp for schedule(static)
         for (int64_t g = 0; g < groups; ++g) {
             const int64_t images = std::min(group, e.images - g * group);
-            list_events(x + g * group * plane * e.in_channels, images * plane, e.width, e.in_channels, events);
+            const S *inputs = x + g * group * plane * e.in_channels, *gradients = grad + g * group * plane * e.out_channels;
+            if (all_finite(gradients, images * plane * e.out_channels, 1))
+                list_events(inputs, images * plane, e.width, e.in_channels, events);
+            else
+                list_all(inputs, images * plane, e.width, e.in_channels, events);
             by_channel.sort(events, images, e);
             for (int64_t block = 0; block < blocks; ++block) {
                 const int64_t n = std::min(size, e.out_channels - block * size);
                 if (n < size) std::fill(padded.get(), padded.get() + group * padded_plane * size, S{});
-                pad_block(grad + g * group * plane * e.out_channels + block * size, padded.get(), images, n, size, e);
+                pad_block(gradients + block * size, padded.get(), images, n, size, e);
                 float *to = mine + block * row_count * size;
                 if (events.binary)
                     gather_block<S, kernel, width, true>(by_channel, padded.get(), to, e);

@@ -34,7 +34,10 @@ def test_readme_names_two_set_up_commands_and_the_makefile_has_them():
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-@pytest.mark.parametrize(("target", "runs"), [("demo", "spimm quickstart"), ("test", 'pytest -m "not slow"')])
+@pytest.mark.parametrize(
+    ("target", "runs"),
+    [("demo", "spimm quickstart"), ("test", 'pytest -m "not slow" --numprocesses auto --dist loadfile')],
+)
 def test_each_set_up_command_makes_its_environment_and_ends_in_its_job(target, runs):
     command = ["make", "--no-print-directory", "-n", "-B", target]
     plan = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -88,8 +88,16 @@ def open_rgb(
             rgb = _upright(_rgb(_eight_bits(image)), image)
     except FileNotFoundError:
         raise
-    except (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from error
+    except (
+        OSError,
+        SyntaxError,
+        EOFError,
+        struct.error,
+        Image.DecompressionBombError,
+        RuntimeError,
+        MemoryError,
+    ) as error:
+        raise ValueError(str(error) or "it needs more memory than there is") from error
     if frames:
         several(str(file))
     return rgb

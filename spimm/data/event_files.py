@@ -48,6 +48,8 @@ class EventFiles:
     format: Format | None = None
     stream: int | None = None
     mending: Mending = REFUSE
+    val: Sequence[Item] = ()
+    """Recordings that choose the best epoch, where the set has them."""
 
     @cached_property
     def sensor(self) -> tuple[int, int]:
@@ -55,7 +57,7 @@ class EventFiles:
         if self.size is not None:
             return self.size
         sizes, unreadable = [], ""
-        for path in dict.fromkeys(item.path for item in (*self.train, *self.test)):
+        for path in dict.fromkeys(item.path for item in (*self.train, *self.test, *self.val)):
             try:
                 recording, _ = self._read(path, None)
             except EventFileError as error:  # refused or skipped when it is framed
@@ -69,7 +71,7 @@ class EventFiles:
 
     def load(self, name: str, framing: Framing, *, corrupt: Corrupt, cache_dir: str | Path | None) -> ImageData:
         """The set as frames, mapped from the cache. Settings and errors as in `load_framed`."""
-        items = {"train": self.train, "test": self.test}
+        items = {"train": self.train, "test": self.test} | ({"val": self.val} if self.val else {})
         facts = {
             "sensor": self.size,
             "reading": [self.format, self.stream, asdict(self.mending)],

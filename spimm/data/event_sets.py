@@ -6,7 +6,7 @@
 | n-caltech101 | n-caltech101/CLASS/*.bin | none published: by class, seeded, 90 % train |
 | cifar10-dvs | cifar10-dvs/CLASS/*.{aedat,mat,npz} | the first 90 % of each class train, or by class, seeded |
 | dvs-gesture | dvs-gesture/*.aedat, *_labels.csv, trials_to_{train,test}.txt | as published |
-| recordings:PATH | PATH/{train,val or test}/CLASS/* | by folder |
+| recordings:PATH | PATH/{train,val or test}/CLASS/* | by folder; of all three, val chooses the best epoch |
 | recordings:PATH | PATH/CLASS/* | by class, seeded, `val_share` (10 %) for tests |
 
 The archives' own top folders, Caltech101 and DvsGesture, may stand in between.
@@ -94,8 +94,8 @@ def n_mnist(root: Path) -> EventFiles:
 def recordings(
     root: Path, sensor: tuple[int, int] | None = None, val_share: float = 0.0, seed: int | None = None
 ) -> EventFiles:
-    """Own files, in train/CLASS and val/CLASS (or test/CLASS); or in CLASS alone, of which `val_share` (0.1 where it is
-    0) are held out for tests, by class and seed.
+    """Own files, in train/CLASS and val/CLASS (or test/CLASS; with all three, val chooses the best epoch); or in CLASS
+    alone, of which `val_share` (0.1 where it is 0) are held out for tests, by class and seed.
 
     sensor: (H, W) where files do not state it.
     """
@@ -103,8 +103,9 @@ def recordings(
         files = _split(root, sensor, 1 - (val_share or FLAT_SHARE), seed or 0)
         tell_of_split(str(root), len(files.test), len(files.test) + len(files.train), files.note)
         return files
-    held_out = held_out_parts(root)[0]
-    return _by_part(root, "train", held_out, sensor, f"test = its {held_out} folder")
+    *val, test = held_out_parts(root)
+    note = f"test = its {test} folder" + (", val = its val folder" if val else "")
+    return _by_part(root, "train", test, sensor, note, *val)
 
 
 def n_caltech101(root: Path, train_fraction: float | None = None, seed: int | None = None) -> EventFiles:
@@ -140,10 +141,11 @@ def _gestures(path: Path) -> list[Item]:
     return [Item(path, gesture.label, (gesture.start, gesture.stop)) for gesture in labels]
 
 
-def _by_part(root: Path, train: str, test: str, sensor: tuple[int, int] | None, note: str) -> EventFiles:
-    listed = {part: _classes(root / part) for part in (train, test)}
+def _by_part(root: Path, train: str, test: str, sensor: tuple[int, int] | None, note: str, *val: str) -> EventFiles:
+    listed = {part: _classes(root / part) for part in (train, test, *val)}
     classes = same_classes(root, listed)
-    return EventFiles(root, classes, _labelled(listed[train].values()), _labelled(listed[test].values()), sensor, note)
+    first, second, *third = (_labelled(files.values()) for files in listed.values())
+    return EventFiles(root, classes, first, second, sensor, note, val=third[0] if third else ())
 
 
 def _split(root: Path, sensor: tuple[int, int] | None, train_fraction: float | None, seed: int | None) -> EventFiles:

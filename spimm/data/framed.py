@@ -34,7 +34,8 @@ def load_framed(
     cache_dir: str | Path | None,
     mending: Mending = REFUSE,
 ) -> ImageData:
-    """The set whose parts, train and test, `parts` builds, mapped from a file in `cache_dir` (see `cache_folder`).
+    """The set whose parts, train, test and maybe val, `parts` builds, mapped from a file in `cache_dir` (see
+    `cache_folder`).
 
     shape, parts: as for `cached_frames`. facts: all that the frames depend on, plain JSON values. mending: how the
     parts mend events; what it did is in the note, and logged. Raises ValueError for a file that cannot be read, under
@@ -53,9 +54,9 @@ def load_framed(
         more = f"; and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
         note = f"{note}; {len(skipped)} that cannot be read left out: {'; '.join(skipped[:NAMED])}{more}"
     note += _told_of(name, framed, mending)
-    train, test = (ImageSplit(framed[part].images, framed[part].labels) for part in ("train", "test"))
+    splits = {part: ImageSplit(frames.images, frames.labels) for part, frames in framed.items()}
     mean, std = statistics
-    return ImageData(name=name, train=train, test=test, class_names=class_names, mean=mean, std=std, note=note)
+    return ImageData(name=name, **splits, class_names=class_names, mean=mean, std=std, note=note)
 
 
 def _told_of(name: str, framed: Mapping[str, Frames], mending: Mending) -> str:

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from spimm.kernels import second
+
 
 class Shared(NamedTuple):
     """What goes into an op with given statistics: its input and affine parameters, and the statistics of all ranks."""
@@ -73,6 +75,10 @@ class _ThroughStatistics(torch.autograd.Function):
     def backward(  # type: ignore[override]
         ctx: Any, grad_x: Tensor, grad_weight: Tensor, grad_bias: Tensor
     ) -> tuple[Tensor | None, ...]:
+        if second.wanted():
+            raise RuntimeError(
+                "batch norm over ranks has no second derivatives; create_graph=True needs a model without sync_norms"
+            )
         x, weight, mean, rstd, count = ctx.saved_tensors
         sums = torch.stack((grad_bias, grad_weight)).to(mean.dtype)
         dist.all_reduce(sums, group=ctx.group)

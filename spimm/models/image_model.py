@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from spimm.kernels.cpu import channels_last
 from spimm.models.features import FeatureList, marked, pick_stages
 from spimm.models.settings import ImageConfig, check_global_pool
+from spimm.weights import mark_untrained
 
 Maps = dict[int, Tensor]
 torch.fx.wrap("marked")
@@ -49,6 +50,7 @@ class ImageModel(nn.Module, abc.ABC):
         self.feature_info: list[dict[str, Any]] = []
         self.pretrained_cfg: Mapping[str, Any] = {}
         self.untrained = "weights"  # see weights.untrained
+        self.register_load_state_dict_post_hook(_loaded)
 
     @abc.abstractmethod
     def run_stages(self, x: Tensor, last: int | None = None) -> tuple[Tensor, Maps]:
@@ -164,6 +166,8 @@ class ImageModel(nn.Module, abc.ABC):
         False the head stays, which needs the last stage: else ValueError.
         """
         chosen = pick_stages(indices, len(self.feature_info))
+        if not chosen:
+            raise ValueError(f"stages are {indices}; expected at least one, such as out_indices=(-1,)")
         if prune_head:
             self._keep_stages(max(chosen) + 1)
         elif max(chosen) + 1 < len(self.feature_info):
@@ -217,6 +221,8 @@ class ImageModel(nn.Module, abc.ABC):
         planes = moved.unflatten(-1, (-1, self.planes or 1)).permute(4, 0, 5, 1, 2, 3)
         return planes.squeeze(2) if self.planes is None else planes
 
-    def _load_from_state_dict(self, *arguments: Any, **settings: Any) -> None:
-        self.untrained = ""
-        super()._load_from_state_dict(*arguments, **settings)
+
+def _loaded(model: nn.Module, keys: Any) -> None:
+    """After `load_state_dict`: the model has loaded weights if none are missing."""
+    if not keys.missing_keys:
+        mark_untrained(model, "")

@@ -53,4 +53,6 @@ def _named(hint: Any) -> str:
         return "none"
     if origin is tuple:
         return f"several values, each {KINDS.get(inner[0], 'of its kind')}"
-    return "one of its texts" if origin is Literal else KINDS.get(hint, getattr(hint, "__name__", str(hint)))
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, inner))
+    return KINDS.get(hint, getattr(hint, "__name__", str(hint)))

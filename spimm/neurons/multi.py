@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import reduce
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from spimm.kernels import multi_lif
+from spimm.kernels import lif, multi_lif
 from spimm.kernels.multi_lif import MAX_THRESHOLDS
 from spimm.neurons.base import BINARY, Neuron, SpikeOutput
 from spimm.neurons.by_itself import fusible, runs_by_itself
@@ -57,10 +58,19 @@ class MultiLIF(nn.Module):
         return multi_lif(x, self.neuron.dynamics(), self.thresholds, num_steps=num_steps, combine=combine)  # type: ignore[arg-type]
 
     def step(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Output and potentials of one step. x: [B, C, ...], state: [n, B, C, ...] or None for rest."""
+        """Output and potentials of one step. x: [B, C, ...], state: [n, B, C, ...] or None for rest.
+
+        ValueError for a state of another number of neurons.
+        """
         before = [None] * len(self.thresholds) if state is None else list(state)
-        runs = self._each(lambda neuron, index: neuron.step(x, before[index]))
-        spikes, potentials = (list(parts) for parts in zip(*runs, strict=True))
+        if len(before) != len(self.thresholds):
+            raise ValueError(f"state has {len(before)} potentials; expected {len(self.thresholds)}, one a threshold")
+        if runs_by_itself(self.neuron) or type(self.neuron).step is not Neuron.step:
+            spikes, potentials = zip(*self._each(lambda neuron, index: neuron.step(x, before[index])), strict=True)
+        else:
+            settings = [replace(self.neuron.dynamics(), threshold=threshold) for threshold in self.thresholds]
+            runs = (lif(x.unsqueeze(0), *one) for one in zip(settings, before, strict=True))
+            spikes, potentials = zip(*((fired[0], v) for fired, v in runs), strict=True)
         return _combined([part.unsqueeze(0) for part in spikes], self.combine)[0], torch.stack(potentials)
 
     def _each(self, use: Callable[[Neuron, int], ResultT]) -> Iterator[ResultT]:

@@ -119,7 +119,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no checkpoint folder at {folder}")
-    with _naming_older(folder):
+    with naming_older(folder):
         return _read_folder(read_manifest(folder))
 
 
@@ -143,11 +143,11 @@ def this_or_older(folder: Path, read: Callable[[Path], T], say: Callable[[str], 
 
 
 @contextmanager
-def _naming_older(folder: Path) -> Iterator[None]:
-    """Adds to a CheckpointError where the checkpoint before it is."""
+def naming_older(folder: Path) -> Iterator[None]:
+    """Within it what cannot be read is a CheckpointError, which adds where the checkpoint before `folder` is."""
     try:
         yield
-    except CheckpointError as error:
+    except (CheckpointError, ValueError) as error:
         old = beside(folder, "old")
         advice = f"; the checkpoint before it is {old}" if old.is_dir() else ""
         raise CheckpointError(f"{error}{advice}") from error
@@ -181,7 +181,7 @@ def load_weights(model: nn.Module, path: str | Path, *, new_head: bool = False) 
 def _load_folder(model: nn.Module, folder: Path, new_head: bool) -> None:
     if not any(folder.iterdir()):
         raise FileNotFoundError(f"there is no checkpoint in the folder {folder}: it is empty")
-    with _naming_older(folder):
+    with naming_older(folder):
         manifest = read_manifest(folder)
         whole = next((name for name in (EMA_FILE, MODEL_FILE) if name in manifest.files), None)
         if whole is not None:

@@ -19,7 +19,15 @@ from torch.distributed.tensor import DTensor
 from spimm.layers import quantised, sync_norms
 from spimm.tasks import Classify
 from spimm.train.broken import check_images
-from spimm.train.checkpoint import Checkpoint, FolderGone, NotWritten, last_kept, read_checkpoint, write_checkpoint
+from spimm.train.checkpoint import (
+    Checkpoint,
+    FolderGone,
+    NotWritten,
+    last_kept,
+    naming_older,
+    read_checkpoint,
+    write_checkpoint,
+)
 from spimm.train.config import Recipe
 from spimm.train.distributed import Ranks, average_statistics, gradients_stay, replicated, shard
 from spimm.train.evaluation import Batches, compute_in, evaluate, pick_device
@@ -132,8 +140,15 @@ class Trainer:
         another, CheckpointError when it is damaged.
         """
         checkpoint = read_checkpoint(folder)
-        state = read_state(checkpoint.state, folder)
-        self._check_same_run(state, folder)
+        with naming_older(folder):
+            state = read_state(checkpoint.state, folder)
+            recipe = Recipe.from_json(state.recipe)
+        self._check_same_run(recipe, state, folder)
+        with naming_older(folder):
+            self._take_up(checkpoint, state, folder)
+        return folder
+
+    def _take_up(self, checkpoint: Checkpoint, state: RunState, folder: Path) -> None:
         carried: dict[str, Any] = {"kind": self.recipe.optimizer, "steps": state.group_steps}
         if self._sharded:
             read_shards(folder, **self._parts(), **carried)
@@ -150,7 +165,6 @@ class Trainer:
         if self._guard is not None and state.guard is not None:
             self._guard.restore(state.guard)
         self._environment_before = state.environment
-        return folder
 
     def fit(self) -> TrainResult:
         """Trains to the end, or to SIGINT or SIGTERM on any rank: then all finish the step, save and return.
@@ -289,7 +303,7 @@ class Trainer:
         record["images_per_second"] = images_per_second
         evaluated = epoch % self.recipe.eval_every == 0 or epoch == self.recipe.total_epochs
         if evaluated:
-            self._metrics = self._evaluate()
+            self._metrics = self._evaluate_or_save()
             record |= {**self._metrics, "eval_seconds": time.perf_counter() - started}
         self._log.epoch(step=self.step, **record)
         if evaluated:
@@ -304,6 +318,15 @@ class Trainer:
             if not self._save(self.best_folder):  # before `last`, so that a crash between the two repeats the epoch
                 self._best = before
         self._save(self.last_folder, or_end=epoch == self.recipe.total_epochs)
+
+    def _evaluate_or_save(self) -> dict[str, float]:
+        """As `_evaluate`; where it fails the epoch is kept, and a run that goes on from there evaluates again."""
+        try:
+            return self._evaluate()
+        except Exception:
+            if not self.ranks.many:  # one rank that fails cannot write with the others
+                self._save(self.last_folder)
+            raise
 
     def _evaluate(self) -> dict[str, float]:
         """Of the test images, and by names that begin with val_ of held-out ones."""
@@ -404,17 +427,17 @@ class Trainer:
         averaged = None if self.ema is None else self.ema.module
         return {"model": self.model, "optimizer": self.optimizer, "ema": averaged}
 
-    def _check_same_run(self, state: RunState, folder: Path) -> None:
-        ours, theirs = (_flat(recipe.to_json()) for recipe in (self.recipe, Recipe.from_json(state.recipe)))
+    def _check_same_run(self, before: Recipe, state: RunState, folder: Path) -> None:
+        ours, theirs = (_flat(recipe.to_json()) for recipe in (self.recipe, before))
         either = {**theirs, **ours}
         names = [name for name in either if name not in FREE_ON_RESUME and ours.get(name) != theirs.get(name)]
         if names:
             differences = "; ".join(f"{name} was {theirs.get(name)!r}, now {ours.get(name)!r}" for name in names[:4])
             differences += f"; and {len(names) - 4} others" if len(names) > 4 else ""
             raise ValueError(f"the run in {folder} has another recipe: {differences}; a new run wants another out_dir")
-        before, now = state.steps_per_epoch, self._steps_per_epoch
-        if before != now:
-            raise ValueError(f"the run in {folder} had {before} steps an epoch, this data gives {now}")
+        if state.steps_per_epoch != self._steps_per_epoch:
+            seen = f"{state.steps_per_epoch} steps an epoch, this data gives {self._steps_per_epoch}"
+            raise ValueError(f"the run in {folder} had {seen}")
 
     def _describe_failure(self, loss: float, norm: float, rate: float) -> str:
         what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm} (loss {loss})"

@@ -128,8 +128,8 @@ class RunLog:
 
     @property
     def gone(self) -> bool:
-        """Whether the file was deleted or moved since it was opened."""
-        return self._file is not None and not self.path.exists()
+        """Whether the folder was deleted or moved since the file was opened; a log by itself is no reason to stop."""
+        return self._file is not None and not self.path.parent.is_dir()
 
     def _write(self, record: dict[str, Any]) -> None:
         assert self._file is not None

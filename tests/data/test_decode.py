@@ -1,18 +1,20 @@
 """Every kind of image file becomes the same 8-bit RGB picture, upright."""
 
+import contextlib
 import io
 import logging
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from spimm.data import load_data
-from spimm.data.decode import _formats, decode, suffixes, tell_of_frames
+from spimm.data.decode import CorruptImage, _formats, decode, suffixes, tell_of_frames
 from spimm.data.files import ImageFiles
 
 GREY = np.linspace(0, 255, 12 * 16).round().reshape(12, 16).astype(np.uint8)
@@ -203,3 +205,14 @@ def test_suffixes_name_what_can_be_read() -> None:
     Image.init()
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in _formats()}
     assert set(suffixes()) - {".jpe", ".pfm", ".apng"} <= known
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_whatever_byte_of_a_file_is_wrong_the_error_is_that_of_a_corrupt_image(tmp_path: Path) -> None:
+    content = stored(colour, "AVIF")
+    for place in range(len(content)):
+        path = tmp_path / "a.avif"
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        with contextlib.suppress(CorruptImage), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            decode(path)

@@ -217,6 +217,15 @@ def test_own_recordings_of_several_formats_share_the_largest_sensor(tmp_path):
         assert np.array_equal(found[:, :, : one.height, : one.width], framed([one], Framing(2))[0])
 
 
+def test_of_own_recordings_in_three_parts_val_chooses_the_epoch(tmp_path):
+    for index, part in enumerate(("train", "val", "test")):
+        write(tmp_path / "own" / part / "cat" / "a.npz", index, 20, "npz")
+    data = load_data("recordings:own", data_dir=tmp_path, frames=2)
+    assert data.val is not None and data.note.endswith("test = its test folder, val = its val folder")
+    expected = framed([write(tmp_path / "again.npz", 1, 20, "npz")], Framing(2))[0]
+    assert np.array_equal(data.val[0][0].numpy(), expected) and len(data.test) == 1
+
+
 def test_a_sensor_is_asked_for_where_files_do_not_state_it(tmp_path):
     events = writers.random_events(60, 20, 20)
     for part in ("train", "val"):

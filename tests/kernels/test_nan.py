@@ -80,3 +80,21 @@ def test_the_gradient_through_a_neuron_is_nan_where_its_surrogate_s_is(surrogate
     with use_backend("reference"):
         expected = outputs_and_gradient(kernels.lif, x, neuron)[-1]
     assert torch.equal(found.isnan(), expected.isnan())
+
+
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gradient_that_is_not_finite_reaches_the_weights_whatever_spikes(dtype: torch.dtype, density: float) -> None:
+    kept = torch.rand(3, 6, 5, 5, generator=torch.Generator().manual_seed(0)) < density
+    x = kept.to(dtype).contiguous(memory_format=torch.channels_last)
+    weight = values(5, 6, 3, 3).to(dtype)
+    grad = torch.ones(3, 5, 5, 5, dtype=dtype)
+    grad[1, 2, 2, 2] = torch.nan
+
+    def of_weight(**backend: str) -> Tensor:
+        learnt = weight.clone().requires_grad_()
+        y = kernels.spike_conv2d(x, learnt, padding=1, **backend)
+        return torch.autograd.grad(y, learnt, grad)[0]
+
+    found, expected = of_weight(), of_weight(backend="reference")
+    assert expected[2].isnan().all() and torch.equal(found.isnan(), expected.isnan())

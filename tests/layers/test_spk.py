@@ -275,3 +275,17 @@ def test_halves_of_an_odd_number_of_channels_are_refused() -> None:
 def test_an_unknown_way_to_combine_is_refused() -> None:
     with pytest.raises(ValueError, match="combine is 'mean'; wanted 'sum' or 'concat'"):
         MultiLIF(LIF(), [1.0], combine="mean")
+
+
+def test_a_step_of_several_thresholds_leaves_the_neuron_alone_and_takes_a_state_for_each(monkeypatch) -> None:
+    neuron = MultiLIF(LIF(), (0.5, 1.0, 2.0))
+    x = 3 * torch.rand(2, 4, 3, 3)
+
+    def changed(*_: object) -> None:
+        raise AssertionError("two threads that step at once would see each other's threshold")
+
+    monkeypatch.setattr("spimm.neurons.multi._threshold_of", changed)
+    spikes, potentials = neuron.step(x)
+    assert torch.equal(spikes, neuron(x.unsqueeze(0))[0]) and potentials.shape == (3, *x.shape)
+    with pytest.raises(ValueError, match="state has 2 potentials; expected 3"):
+        neuron.step(x, potentials[:2])

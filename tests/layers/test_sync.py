@@ -107,3 +107,18 @@ def test_the_model_keeps_its_parameters_and_its_state() -> None:
 def test_norms_that_it_does_not_serve_are_named(norm: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"0 is BatchNorm.*is for BatchNorm2d with weight and bias"):
         sync_norms(nn.Sequential(norm))
+
+
+def test_second_derivatives_over_ranks_are_refused(one_thread: None, tmp_path: Path) -> None:
+    x = torch.randn(4, 6, 5, 5, dtype=torch.float64)
+
+    def share(rank: int) -> str:
+        norm = sync_norms(nn.Sequential(nn.BatchNorm2d(6).double()))
+        own = x[2 * rank : 2 * rank + 2].clone().requires_grad_()
+        try:
+            torch.autograd.grad((norm(own) ** 3).sum(), own, create_graph=True)
+        except RuntimeError as error:
+            return str(error)
+        return ""
+
+    assert all("has no second derivatives" in said for said in on_ranks(2, tmp_path, share))

@@ -81,3 +81,8 @@ def test_the_classifier_is_exchanged_in_place_and_in_the_dtype_of_the_model() ->
     torch.testing.assert_close(model.get_classifier()(pooled), model(x))
     model.reset_classifier(0)
     assert torch.equal(model(x), pooled)
+
+
+def test_a_backbone_of_no_map_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"stages are \[\]; expected at least one, such as out_indices=\(-1,\)"):
+        spimm.create_model("qkformer_3_64_digits", features_only=True, out_indices=[])

@@ -39,6 +39,13 @@ def test_every_file_of_the_package_is_the_one_of_its_card_and_fills_its_model(na
         assert torch.equal(value, same) and value.isfinite().all(), key
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_settings_of_the_pooling_leave_the_classifier_that_was_learnt(name: str) -> None:
+    plain = spimm.create_model(name, pretrained=True)
+    pooled = spimm.create_model(name, pretrained=True, global_pool="avg", num_classes=plain.num_classes)
+    assert torch.equal(pooled.head.weight, plain.head.weight)
+
+
 @pytest.mark.skipif("SPIMM_DATA" not in os.environ, reason="SPIMM_DATA names no folder of real data")
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_accuracy_of_a_card_is_found_again(name: str, capsys: pytest.CaptureFixture[str]) -> None:

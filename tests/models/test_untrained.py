@@ -69,6 +69,14 @@ def test_loading_and_training_end_that(way: str, tmp_path: Path, images: Tensor)
     assert untrained(model) == untrained(copy.deepcopy(model)) == untrained(fold(model)) == ""
 
 
+def test_loading_nothing_or_something_else_is_no_training() -> None:
+    model = digits()
+    model.load_state_dict({}, strict=False)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.load_state_dict({"head.weight": model.head.weight})
+    assert untrained(model) == "weights"
+
+
 def test_a_new_classifier_on_loaded_weights_is_untrained_until_it_learns(tmp_path: Path, images: Tensor) -> None:
     model = digits()
     spimm.load_weights(model, spimm.save_weights(step(digits(), images), tmp_path / "weights.safetensors"))

@@ -23,7 +23,7 @@ from spimm.train.log import RunLog, _Lines
 
 from .conftest import TinyNet
 from .test_checkpoint import saved, step_of
-from .test_resume import assert_same, progress
+from .test_resume import assert_same, assert_same_run, progress
 
 LIMITED = """
 import resource, signal, sys
@@ -272,6 +272,32 @@ def test_a_run_whose_folder_goes_away_ends_with_an_error_and_does_not_bring_it_b
     with pytest.raises(FolderGone, match=rf"{out} was deleted or moved while the run trained into it, at step 10"):
         train(recipe, out, data=data, model=TinyNet(fail_at=7, fail=lose), console=Console(file=StringIO()))
     assert not out.exists()
+
+
+def test_a_log_that_is_tidied_away_costs_nothing_but_its_lines(recipe: Recipe, data: ImageData, tmp_path: Path) -> None:
+    def tidy(logits: Any) -> Any:
+        (tmp_path / "log.jsonl").unlink()
+        return logits
+
+    result = train(recipe, tmp_path, data=data, model=TinyNet(fail_at=7, fail=tidy), console=Console(file=StringIO()))
+    assert result.completed and step_of(tmp_path / "checkpoints" / "last") == result.step
+
+
+def test_an_epoch_whose_evaluation_fails_is_kept_and_evaluated_again(
+    recipe: Recipe, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(recipe, whole, data)
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="a broken test image"):
+        patch.setattr("spimm.train.engine.evaluate", fail_to_evaluate)
+        run(recipe, parts, data)
+    assert step_of(parts / "checkpoints" / "last") == 5
+    run(recipe, parts, data)
+    assert_same_run(whole, parts)
+
+
+def fail_to_evaluate(*_: object, **__: object) -> None:
+    raise ValueError("a broken test image")
 
 
 def test_a_figure_that_is_not_finite_is_null_in_the_log(tmp_path: Path) -> None:

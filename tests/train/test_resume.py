@@ -1,3 +1,4 @@
+import json
 import os
 import random
 import signal
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from spimm.data import Augment, ImageData, load_data
+from spimm.files import sha256
 from spimm.train import (
     Checkpoint,
     CheckpointError,
@@ -253,6 +256,28 @@ def test_a_checkpoint_of_another_model_is_refused(recipe: Recipe, data: ImageDat
         run(recipe, tmp_path, data, model)
 
 
+def change_state(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    state = json.loads((folder / "state.json").read_text())
+    change(state)
+    (folder / "state.json").write_text(json.dumps(state))
+    list_again(folder)
+
+
+def change_weights(folder: Path) -> None:
+    tensors = {key: value.clone() for key, value in load_file(folder / "model.safetensors").items()}
+    tensors["conv.weight"][0] = torch.nan
+    save_file(tensors, folder / "model.safetensors")
+    list_again(folder)
+
+
+def list_again(folder: Path) -> None:
+    """Writes the checksums of the files as they are now: damage that they do not show."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"] = {name: sha256(folder / name) for name in manifest["files"]}
+    path.write_text(json.dumps(manifest))
+
+
 DAMAGES: dict[str, Callable[[Path], Any]] = {
     "cut": lambda folder: (folder / "state.json").write_bytes(b"{"),
     "copied in half": lambda folder: (folder / "model.safetensors").unlink(),
@@ -260,6 +285,9 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
         (folder / "optimizer.safetensors").read_bytes()[:-1] + b"\x01"
     ),
     "manifest": lambda folder: (folder / "manifest.json").unlink(),
+    "random state": lambda folder: change_state(folder, lambda state: state["rng"].update(numpy_position=10**6)),
+    "recipe": lambda folder: change_state(folder, lambda state: state["recipe"].update(epochs="many")),
+    "not finite": lambda folder: change_weights(folder),
     "empty": lambda folder: [path.unlink() for path in folder.iterdir()],
 }
 

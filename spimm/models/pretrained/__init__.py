@@ -79,7 +79,7 @@ def build_pretrained(
         raise ValueError(f"{path} is cut short or was changed: its SHA-256 is not the one in {CARDS_FILE}")
     load_state(model, load(content), str(path))
     chosen = sizes.get("num_classes", classes)
-    if chosen != classes or pool is not None:
+    if chosen != classes or pool == "":
         model.reset_classifier(chosen, pool)  # type: ignore[operator]
     if chosen not in (0, classes):
         logger.warning(f"{card.name}: the head of {classes} classes left out; the one of {chosen} classes is new")
