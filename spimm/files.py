@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from spimm.reading import read_bytes
+
 logger = logging.getLogger(__name__)
 LONGEST_JSON = 2**26
 """Bytes of a JSON file, at most: a recipe has 3 kB, the names of 21,000 classes 400 kB."""
@@ -41,16 +43,10 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file. FileNotFoundError unless it is a regular file; ValueError as `parse_json`, and for one
-    of more than LONGEST_JSON bytes.
+    """The value in a JSON file. FileNotFoundError for none; ValueError as `parse_json`, for what is no regular file, and
+    for one of more than LONGEST_JSON bytes.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    with path.open("rb") as file:
-        content = file.read(LONGEST_JSON + 1)
-    if len(content) > LONGEST_JSON:
-        raise ValueError(f"{path} has more than {LONGEST_JSON:,} bytes, too many for JSON of spimm")
-    return parse_json(content, str(path))
+    return parse_json(read_bytes(path, limit=LONGEST_JSON), str(path))
 
 
 def parse_json(content: bytes, where: str) -> Any:

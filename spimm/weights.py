@@ -73,7 +73,8 @@ def load_state(model: nn.Module, tensors: Mapping[str, Tensor], source: str, *, 
             value.copy_(converted[key])
     mark_untrained(model, "classifier" if heads and getattr(model, "num_classes", 1) else "")
     if heads:
-        logger.warning(f"{source}: {' and '.join(heads)} left out, of other classes than the model's, whose own is new")
+        own_head = "whose own is new" if getattr(model, "num_classes", 1) else "which has none"
+        logger.warning(f"{source}: {' and '.join(heads)} left out, of other classes than the model, {own_head}")
 
 
 def check_fits(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str, name: str) -> None:

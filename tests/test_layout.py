@@ -23,7 +23,7 @@ LOWER = {"words", "files", "manifest", "reading", "weights", "surrogate", "kerne
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"models"},
     "words": set(),
-    "files": set(),
+    "files": {"reading"},
     "reading": set(),
     "manifest": {"files"},
     "weights": {"files", "manifest", "reading"},
@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "analyze": LOWER,
     "deploy": LOWER,
     "hardware": {"words", "analyze", "files", "reading"},
-    "data": {"files", "reading"},
+    "data": {"words", "files", "reading"},
     "train": LOWER | {"models", "tasks", "data", "analyze"},
     "bench": LOWER | {"models", "deploy", "data"},
     "reproduce": LOWER | {"models", "analyze", "hardware", "train", "bench"},

@@ -148,7 +148,7 @@ def test_a_classifier_of_other_classes_is_left_out_only_if_a_new_one_is_asked_fo
     assert all(torch.equal(value, tensors[key]) for key, value in model.state_dict().items() if "head" not in key)
     assert model.head.weight.shape == (4, 16) and model.head.weight.any()
     (message,) = caplog.messages
-    assert message == f"{saved}: head left out, of other classes than the model's, whose own is new"
+    assert message == f"{saved}: head left out, of other classes than the model, whose own is new"
     with pytest.raises(ValueError, match=r"2 wrong-shaped: head\.bias"):
         spimm.load_weights(model, saved)
     bare = spimm.create_model("qkformer_4_384_cifar", weights=saved, num_classes=0, **settings)

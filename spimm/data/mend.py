@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+from spimm.words import counted
+
 Order = Literal["refuse", "sort", "drop"]
 """What becomes of events that are earlier than one before them."""
 Bounds = Literal["refuse", "drop"]
@@ -81,7 +83,7 @@ class Mending:
         """What was done, for people; empty if nothing."""
         done = {"sort": "sorted by time", "drop": "left out", "refuse": ""}[self.out_of_order]
         parts = [
-            f"{count} events {what}"
+            f"{counted(count, 'event')} {what}"
             for count, what in (
                 (mended.late, f"back in time {done}"),
                 (mended.outside, "outside the sensor left out"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from spimm.data.dataset import ImageData, in_memory
-from spimm.data.idx import FOREIGN, find_idx, read_idx
+from spimm.data.idx import FIRST_LABELS, find_idx, read_idx
 from spimm.data.packed import load_npz
 from spimm.data.split import ImageSplit
 
@@ -93,7 +93,7 @@ def load_torchvision(name: str, root: Path, *, image_size: int | None = None, do
     if name == "mnist" and (root / "mnist.npz").is_file():
         path = root / "mnist.npz"
         return load_npz(path, name=name, image_size=image_size, class_names=DIGITS, statistics=statistics)
-    folder = find_idx(name, class_name, root) if name in FOREIGN else None
+    folder = find_idx(name, class_name, root) if name in FIRST_LABELS else None
     if folder is not None:
         idx = read_idx(folder)
         splits = [ImageSplit.from_arrays(idx.images[part], idx.labels[part]) for part in idx.images]

@@ -20,5 +20,5 @@ def check_images(images: Tensor, loader: object, epoch: int, batch: int) -> None
     more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
     raise ValueError(
         f"{', '.join(named)}{more} in batch {batch + 1} of epoch {epoch + 1}: NaN or infinite values; expected finite "
-        "ones: mend the file or leave it out, and look at mean and std"
+        "ones: look at mean and std, then at the images"
     )

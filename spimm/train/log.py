@@ -14,6 +14,7 @@ from rich.console import Console
 from spimm.files import open_own, parse_json, write_whole
 from spimm.kernels import cpu_isa
 from spimm.train.progress import ProgressView
+from spimm.words import counted
 
 
 class _Lines:
@@ -173,7 +174,7 @@ class RunLog:
             aside = self.path.with_name("log.damaged")
             before = aside.read_bytes() if aside.is_file() else b""
             write_whole(aside, lambda unfinished: unfinished.write_bytes(before + b"".join(damaged)))
-            self.message(f"{len(damaged)} damaged lines of {self.path} were moved to {aside}")
+            self.message(f"{counted(len(damaged), 'damaged line')} of {self.path} moved to {aside}")
         write_whole(self.path, lambda unfinished: unfinished.write_bytes(b"".join(kept)))
 
 

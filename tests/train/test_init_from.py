@@ -116,7 +116,7 @@ def test_a_run_on_other_classes_starts_with_a_new_classifier_and_layer_wise_rate
     slow = replace(tuned, lr=1e-9, min_lr=0.0, warmup_lr=0.0)
     train(slow, tmp_path / "two", data=parity, console=Console(file=StringIO()))
     (said,) = [message for message in caplog.messages if "left out" in message]
-    assert said.endswith("model.safetensors: head left out, of other classes than the model's, whose own is new")
+    assert said.endswith("model.safetensors: head left out, of other classes than the model, whose own is new")
     (_, before), (_, after) = (load_run(tmp_path / name) for name in ("ten", "two"))
     assert after.head.weight.shape[0] == 2
     for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):

@@ -359,7 +359,7 @@ def test_a_log_with_a_damaged_line_does_not_stop_the_resume(
     log.write_bytes(b"\n".join([*lines[:3], line, *lines[3:]]))
     shown = StringIO()
     train(recipe, parts, data=data, model=TinyNet(), console=Console(file=shown, width=1000))
-    assert f"1 damaged lines of {log} were moved to {parts / 'log.damaged'}" in shown.getvalue()
+    assert f"1 damaged line of {log} moved to {parts / 'log.damaged'}" in shown.getvalue()
     assert (parts / "log.damaged").read_bytes() == line + b"\n"
     assert_same_run(whole, parts)
 

@@ -29,9 +29,9 @@ def dat(path) -> None:
         (
             {"out_of_order": "sort", "out_of_bounds": "drop"},
             [0, 2, 1, 3],
-            "1 events back in time sorted by time, 2 eve",
+            "1 event back in time sorted by time, 2 eve",
         ),
-        ({"out_of_order": "drop", "out_of_bounds": "drop"}, [0, 1, 3], "1 events back in time left out, 2 events outs"),
+        ({"out_of_order": "drop", "out_of_bounds": "drop"}, [0, 1, 3], "1 event back in time left out, 2 events outs"),
         ({"out_of_order": "drop", "sensor": (240, 600)}, [0, 1, 3, 500], "2 events back in time left out"),
         ({"out_of_order": "sort", "sensor": (240, 600)}, [0, 400, 2, 1, 3, 500], "2 events back in time sorted"),
     ],
@@ -123,7 +123,7 @@ def test_recordings_in_one_file_are_mended_too(tmp_path, caplog):
     assert data.note.endswith("; 2 events back in time left out, 2 events outside the sensor left out")
     assert int(data.train[0][0].sum()) == 2
     (recording,), _ = read_packed(tmp_path / "events.npz", part="train", out_of_order="sort", out_of_bounds="drop")
-    assert (recording.t.tolist(), "1 events back in time sorted" in caplog.text) == ([1, 3, 5], True)
+    assert (recording.t.tolist(), "1 event back in time sorted" in caplog.text) == ([1, 3, 5], True)
 
 
 @pytest.mark.parametrize("spec", ["digits", "digits-dvs"])
