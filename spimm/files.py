@@ -43,8 +43,8 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file. FileNotFoundError for none; ValueError as `parse_json`, for what is no regular file, and
-    for one of more than LONGEST_JSON bytes.
+    """The value in a JSON file. FileNotFoundError for none; ValueError as `parse_json`, for what is no regular file,
+    and for one of more than LONGEST_JSON bytes.
     """
     return parse_json(read_bytes(path, limit=LONGEST_JSON), str(path))
 

@@ -68,6 +68,7 @@ def load_state(model: nn.Module, tensors: Mapping[str, Tensor], source: str, *, 
     check_fits(own, tensors, source, type(model).__name__)
     converted = {key: tensors[key].to(value.dtype) for key, value in own.items()}
     check_finite(converted, source)
+    check_variances(converted, source)
     with torch.no_grad():
         for key, value in own.items():
             value.copy_(converted[key])
@@ -112,6 +113,14 @@ def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
             f"{source} holds {sum(counts.values()):,} values that are not finite (NaN or infinity) in {len(bad)} of "
             f"{len(counts)} tensors, the first is {bad[0]}: take weights from before training failed"
         )
+
+
+def check_variances(tensors: Mapping[str, Tensor], source: str) -> None:
+    """ValueError for a running variance below 0, of which a norm makes NaN."""
+    held = ((key, value) for key, value in tensors.items() if key.endswith("running_var") and not value.is_meta)
+    for key, value in held:
+        if value.numel() and float(value.min()) < 0:
+            raise ValueError(f"{source}: {key} holds {float(value.min()):.6g}; a variance is expected to be 0 or more")
 
 
 def _kind(tensor: Tensor) -> tuple[bool, ...]:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import spimm
 
@@ -202,3 +203,11 @@ def test_floats_of_other_widths_are_taken(dtype: torch.dtype, saved: Path) -> No
     model = tiny()
     spimm.load_weights(model, saved)
     assert torch.equal(model.head.bias, tensors["head.bias"].float())
+
+
+def test_a_variance_below_0_is_refused(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3))
+    model[1].running_var[1] = -0.5
+    path = spimm.save_weights(model, tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"1\.running_var holds -0\.5; a variance is expected to be 0 or more"):
+        spimm.load_weights(nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)), path)

@@ -18,7 +18,7 @@ from spimm.words import counted
 def evaluate(
     subject: tyro.conf.OmitArgPrefixes[SubjectOptions],
     batch_size: int = 128,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Literal["fp32", "bf16"] | None = None,
     stepwise: float | None = None,
     threshold: Threshold = "shifted",
     event_driven: bool = False,
@@ -29,7 +29,7 @@ def evaluate(
     Args:
         subject: what to evaluate.
         batch_size: images a batch.
-        precision: bf16 runs under autocast.
+        precision: bf16 runs under autocast; that of the run's training by default, fp32 for --model.
         stepwise: simulate a network of spike times in steps of this length, in units of its window.
         threshold: with --stepwise, the authors' threshold, a step early, or the exact one.
         event_driven: run a network of spike times spike by spike and count synaptic operations.
@@ -37,15 +37,18 @@ def evaluate(
     """
     if stepwise is not None and event_driven:
         raise ValueError(f"give either --stepwise or --event-driven, got both, --stepwise {stepwise}")
-    if precision != "fp32" and (stepwise is not None or event_driven):
-        raise ValueError(f"--stepwise and --event-driven compute in fp32, got --precision {precision}")
+    if stepwise is not None or event_driven:
+        if precision == "bf16":
+            raise ValueError(f"--stepwise and --event-driven compute in fp32, got --precision {precision}")
+        precision = "fp32"
     loaded = subject.load(batch_size, precision=precision).matched()
     model, counter = loaded.model, EventDriven(loaded.model)
     if event_driven:
         model = counter
     elif stepwise is not None:
         model = Stepwise(model, stepwise, threshold)
-    metrics = evaluate_model(model, loaded.test_loader(), Classify(loaded.data.num_classes), precision=precision)
+    used = loaded.recipe.precision
+    metrics = evaluate_model(model, loaded.test_loader(), Classify(loaded.data.num_classes), precision=used)
     operations = {name: count / metrics["images"] for name, count in counter.operations.items()}
     if as_json:
         sizes = {} if loaded.sizes is None else {"bytes": loaded.sizes._asdict()}

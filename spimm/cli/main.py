@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -56,11 +57,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get("SPIMM_TRACEBACK"):
             raise
-        Console(stderr=True).print(f"[bold red]spimm: error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        said = f"[bold red]spimm: error:[/] {escape(_plain(error))}"
+        Console(stderr=True).print(said, highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         return 130
     return status or 0
+
+
+def _plain(error: Exception) -> str:
+    """The text of an error; of one of torch about memory what a user can do."""
+    text = str(error)
+    if isinstance(error, RuntimeError) and "allocate" in text and "memory" in text:
+        size = re.search(r"allocate (\d+) bytes", text)
+        tried = f"{int(size[1]):,} bytes are" if size else "more is"
+        return f"{tried} needed than there is memory: a smaller batch_size, num_steps, image_size or model takes less"
+    return text
 
 
 if __name__ == "__main__":

@@ -79,8 +79,8 @@ class SubjectOptions:
     per: Per = "layer"
     """with --bits: what shares a scale, a layer or each of its output channels"""
 
-    def load(self, batch_size: int, *, precision: str = "fp32") -> Subject:
-        """The model, folded and quantised if asked, and its data.
+    def load(self, batch_size: int, *, precision: str | None = "fp32") -> Subject:
+        """The model, folded and quantised if asked, and its data. precision: None takes that of the run's training.
 
         Raises ValueError unless one of run and model is given.
         """
@@ -94,6 +94,7 @@ class SubjectOptions:
         options |= read_options(self.options)
         subject = self._named(self.model, options) if self.model is not None else self._trained(options)
         say_untrained(subject.model, subject.recipe.model)
+        precision = precision or (subject.recipe.precision if self.run is not None else "fp32")
         costs = merge_costs(subject.model) if self.fold else []
         if self.fold:
             folded = fold(subject.model, dtype=torch.bfloat16 if precision == "bf16" else None, merge=self.merge)
@@ -101,7 +102,7 @@ class SubjectOptions:
         if self.bits is not None:
             sizes = quantised_sizes(subject.model, self.bits, self.per)
             subject = replace(subject, model=quantise(subject.model, self.bits, self.per), sizes=sizes)
-        recipe = replace(subject.recipe, batch_size=batch_size)
+        recipe = replace(subject.recipe, batch_size=batch_size, precision=precision)
         return replace(subject, recipe=recipe, merge_costs=tuple(costs))
 
     def _trained(self, options: dict[str, Any]) -> Subject:

@@ -120,9 +120,22 @@ def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey images of more than 8 bits as 8 bits, others as they are. PIL itself cuts colours of 16 bits to 8."""
+    """Grey images of more than 8 bits as 8 bits, others as they are. PIL itself cuts colours of 16 bits to 8.
+
+    What a TIFF or PNG says of its numbers beside their size, PIL leaves to be looked at here.
+    """
+    bits, signed, white_is_zero = _tiff(image)
+    clear = image.info.get("transparency")
+    if signed and image.mode in ("L", "P"):
+        raise ValueError("its values are signed bytes, expected unsigned ones (or 16 bits a pixel)")
+    if white_is_zero and image.mode in ("I", "F"):
+        raise ValueError(f"its values are of mode {image.mode} with white as 0, expected black as 0 (or 8 or 16 bits)")
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BIT):
-        grey = (np.asarray(image).astype(np.uint32) + 128) // 257
+        most = 2**bits - 1
+        values = np.asarray(image).astype(np.uint32)
+        grey = np.minimum((values * 255 + most // 2) // most, 255)
+        grey = 255 - grey if white_is_zero else grey
+        grey = np.where(values == clear, 255, grey) if isinstance(clear, int) else grey
     elif image.mode in ("I", "F"):
         values = np.asarray(image)
         low, high = values.min(), values.max()
@@ -136,6 +149,17 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     else:
         return image
     return Image.fromarray(grey.astype(np.uint8))
+
+
+def _tiff(image: Image.Image) -> tuple[int, bool, bool]:
+    """Bits of a grey value, whether it is signed, and whether 0 is white; of other files than TIFF 16, no, no."""
+    tags = getattr(image, "tag_v2", None) if image.format == "TIFF" else None
+    if tags is None:
+        return 16, False, False
+    bits, kinds = (tags.get(tag, default) for tag, default in ((258, (16,)), (339, (1,))))
+    first = int(bits[0]) if isinstance(bits, tuple) else int(bits)
+    signed = 2 in (kinds if isinstance(kinds, tuple) else (kinds,))
+    return (first if 8 < first <= 16 else 16), signed, tags.get(262) == 0
 
 
 def _rgb(image: Image.Image) -> Image.Image:

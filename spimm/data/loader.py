@@ -124,7 +124,7 @@ class Loader:
                 batches,
                 batch_size=None,
                 sampler=remaining,
-                num_workers=self.num_workers,
+                num_workers=min(self.num_workers, max(1, len(remaining))),
                 collate_fn=_unchanged,
                 generator=torch.Generator().manual_seed(self.seed),
             )

@@ -26,6 +26,10 @@ class Tile(NamedTuple):
     y: int
 
 
+MOST_TILES = 2**16
+"""Of a simulated mesh: 16 chips of 4,096 cores."""
+
+
 @dataclass(frozen=True)
 class Mesh:
     """Columns x rows of tiles."""
@@ -36,6 +40,8 @@ class Mesh:
     def __post_init__(self) -> None:
         if min(self.columns, self.rows) < 1:
             raise ValueError(f"mesh is {self}; wanted at least 1x1")
+        if self.columns * self.rows > MOST_TILES:
+            raise ValueError(f"mesh is {self}; expected at most {MOST_TILES:,} tiles")
 
     def __str__(self) -> str:
         return f"{self.columns}x{self.rows}"

@@ -25,6 +25,9 @@ from spimm.models.option_types import check_types
 from spimm.neurons import Neuron, create_neuron
 from spimm.surrogate import Surrogate, create_surrogate
 
+MOST_STEPS = 2**16
+"""Time steps of a still image, at most."""
+
 
 def check_global_pool(global_pool: str, num_classes: int) -> None:
     """Raises ValueError unless the pooling is known and there is no classifier on a map that is not pooled."""
@@ -48,6 +51,8 @@ class ImageConfig:
 
     def __post_init__(self) -> None:
         self.check_at_least_one("num_steps", "in_chans")
+        if self.num_steps > MOST_STEPS:
+            raise ValueError(f"num_steps is {self.num_steps}; expected at most {MOST_STEPS:,}")
         check_global_pool(self.global_pool, self.num_classes)
         if not 0 <= self.drop_rate < 1:
             raise ValueError(f"drop_rate is {self.drop_rate}; expected a probability from 0 to below 1")

@@ -10,7 +10,7 @@ from spimm.data.mend import Bounds, Mending, Order
 from spimm.layers import BITS, Per
 from spimm.models.option_types import check_types
 from spimm.tasks.distill import Target
-from spimm.train.typed import from_json
+from spimm.train.typed import LARGEST, from_json
 
 OptionValue = bool | int | float | str
 SET_ELSEWHERE = {
@@ -24,6 +24,8 @@ SET_ELSEWHERE = {
     "name": "model=NAME names the model",
 }
 """Arguments of `create_model` that are no options of a recipe, and what is in their place."""
+MOST_WORKERS = 256
+"""Processes that load images, at most."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,11 @@ class Recipe:
         counts = ("epochs", "batch_size", "repeats", "eval_every", "log_every")
         for name in (*counts, "accumulate", "batch_parts", "rank_timeout"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            _require(not whole or abs(value) < LARGEST, item.name, value, "an integer of 64 bits")
+        _require(self.num_workers <= MOST_WORKERS, "num_workers", self.num_workers, f"at most {MOST_WORKERS}")
         for name in ("cooldown_epochs", "warmup_epochs", "checkpoint_every", "num_workers", "seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("weight_decay", "clip_norm", "min_lr", "warmup_lr", "mixup", "cutmix"):
@@ -284,6 +291,33 @@ class Recipe:
     def parts(self) -> int:
         """Parts of a batch: the greatest common divisor of batch_parts and batch_size."""
         return math.gcd(self.batch_parts, self.batch_size)
+
+    @property
+    def idle(self) -> list[str]:
+        """Settings that are not their defaults and do nothing beside the others: `NAME=VALUE, which needs ...`."""
+        mixes, erases, taught = bool(self.mixup or self.cutmix), bool(self.augment.erase), self.teacher is not None
+        needs: dict[str, tuple[bool, str]] = {
+            **dict.fromkeys(("distillation", "distill_alpha", "distill_temperature"), (taught, "a teacher")),
+            "momentum": (self.optimizer == "sgd", "optimizer=sgd"),
+            "betas": (self.optimizer != "sgd", "another optimizer than sgd"),
+            **dict.fromkeys(("mix_epochs", "mix_probability"), (mixes, "mixup or cutmix")),
+            **dict.fromkeys(("rate_upper", "rate_lower"), (self.rate_weight > 0, "rate_weight")),
+            "weight_bits_per": (self.weight_bits is not None, "weight_bits"),
+            "folds": (self.fold is not None, "a fold"),
+            "milestone_factor": (self.schedule == "milestones", "schedule=milestones"),
+            "batch_parts": (self.parts > 1, f"a divisor in common with batch_size={self.batch_size}"),
+        }
+        idle = [(item, self, "", *needs[item.name]) for item in fields(self) if item.name in needs]
+        idle += [
+            (item, self.augment, "augment.", erases, "augment.erase")
+            for item in fields(self.augment)
+            if item.name in ("erase_mode", "erase_count")
+        ]
+        return [
+            f"{prefix}{item.name}={getattr(owner, item.name)}, which needs {need}"
+            for item, owner, prefix, acts, need in idle
+            if not acts and getattr(owner, item.name) != item.default
+        ]
 
     @property
     def total_epochs(self) -> int:

@@ -14,6 +14,7 @@ from spimm.data import ImageData, ImageSplit
 from spimm.kernels.resident import forget_peak, give_back_freed_memory, resident
 from spimm.layers import quantised
 from spimm.tasks import Classify, Distill
+from spimm.train.checkpoint import load_weights
 from spimm.train.config import Recipe
 from spimm.train.evaluation import compute_in, pick_device
 from spimm.train.optim import build_optimizer, set_learning_rate
@@ -46,7 +47,7 @@ def plan_run(
     for name, value in (("images", images), ("processes", processes)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    notes: list[str] = []
+    notes = [f"a setting without effect: {setting}" for setting in recipe.idle]
     device = pick_device(recipe.device)
     data, size = _data(recipe, data_dir, images, notes)
     task = _task(recipe, data, notes)
@@ -55,6 +56,8 @@ def plan_run(
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if recipe.init_from is not None and not Path(recipe.init_from).exists():
         notes.append(f"init_from={recipe.init_from} is not there yet; the run needs it")
+    elif recipe.init_from is not None:
+        load_weights(model, recipe.init_from, new_head=True)
     most = images or _probe_images(recipe, data.image_size)
     batch = _batch(recipe, data, most)
     if len(batch[1]) < most:

@@ -116,6 +116,8 @@ def _train(
         if folder is not None and ranks.leads and used != folder:
             set_aside(folder)
         if ranks.leads:
+            for setting in recipe.idle:
+                log.message(f"a setting without effect: {setting}")
             _mind_parts(recipe, ranks, data, log)
             records = len(batches) * recipe.total_epochs // recipe.log_every + 3 * recipe.total_epochs + 2
             check_room(out, checkpoint=checkpoint_bytes(trainer.model, averaged=recipe.ema_decay > 0), records=records)

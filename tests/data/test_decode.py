@@ -216,3 +216,53 @@ def test_whatever_byte_of_a_file_is_wrong_the_error_is_that_of_a_corrupt_image(t
         with contextlib.suppress(CorruptImage), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             decode(path)
+
+
+def tiff_of(values: np.ndarray, *, bits: int, kind: int = 1, photometric: int = 1) -> bytes:
+    """A grey TIFF of one strip. kind: 1 unsigned, 2 signed, 3 floats. photometric: 0 where 0 is white."""
+    height, width = values.shape
+    if bits == 12:
+        pairs = values.reshape(-1, 2)
+        packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], 1)
+        pixels = packed.astype(np.uint8).tobytes()
+    else:
+        pixels = values.tobytes()
+    tags = [(256, 3, width), (257, 3, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8)]
+    tags += [(277, 3, 1), (278, 3, height), (279, 4, len(pixels)), (339, 3, kind)]
+    start = 8 + len(pixels) + len(pixels) % 2
+    entries = b"".join(struct.pack("<HHII", tag, type_, 1, value) for tag, type_, value in tags)
+    head = struct.pack("<2sHI", b"II", 42, start) + pixels + bytes(len(pixels) % 2)
+    return head + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (tiff_of(np.array([[0, 4095], [2048, 16]]), bits=12), [[0, 255], [128, 1]]),
+        (tiff_of(np.array([[0, 65535], [257, 514]], "<u2"), bits=16, photometric=0), [[255, 0], [254, 253]]),
+        (tiff_of(np.array([[0, 255], [1, 2]], "u1"), bits=8, photometric=0), [[255, 0], [254, 253]]),
+    ],
+)
+def test_what_a_tiff_says_of_its_numbers_is_heard(content: bytes, expected: list[list[int]], tmp_path: Path) -> None:
+    assert read(content, tmp_path / "a.tif")[..., 0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (tiff_of(np.array([[0, 200], [1, 2]], "u1"), bits=8, kind=2), "signed bytes"),
+        (tiff_of(np.array([[0, 1], [0.5, 0.25]], "<f4"), bits=32, kind=3, photometric=0), "white as 0"),
+    ],
+)
+def test_numbers_of_another_kind_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    with pytest.raises(CorruptImage, match=message):
+        read(content, tmp_path / "a.tif")
+
+
+def test_a_transparent_grey_of_16_bits_is_white(tmp_path: Path) -> None:
+    content = png(WIDE[..., None])
+    at = content.index(b"IDAT") - 4
+    data = b"tRNS" + struct.pack(">H", int(WIDE[3, 4]))
+    chunk = struct.pack(">I", 2) + data + struct.pack(">I", zlib.crc32(data))
+    seen = read(content[:at] + chunk + content[at:], tmp_path / "a.png")[..., 0]
+    assert (seen == np.where(WIDE[3, 4] == WIDE, 255, (WIDE.astype(int) + 128) // 257)).all()

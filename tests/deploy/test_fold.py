@@ -322,3 +322,15 @@ def test_a_norm_without_running_statistics_is_named() -> None:
 def test_a_dtype_of_integers_is_refused() -> None:
     with pytest.raises(ValueError, match=r"dtype is torch\.int8"):
         fold(tiny(), dtype=torch.int8)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["qkformer_3_64_digits", "metaspikeformer_mnist", "spikeatconv_mnist"])
+def test_a_folded_model_runs_under_autocast_in_inference_as_with_gradients(name: str, dtype: torch.dtype) -> None:
+    folded = fold(spimm.create_model(name).eval())
+    x = torch.rand(2, *folded.pretrained_cfg["input_size"])
+    with torch.autocast("cpu", dtype):
+        expected = folded(x)
+        with torch.no_grad():
+            found = folded(x)
+    assert found.dtype == expected.dtype and torch.allclose(found.float(), expected.float(), atol=0.1)

@@ -73,3 +73,8 @@ def test_a_mesh_is_written_as_columns_x_rows(text):
 def test_a_mesh_has_at_least_one_tile():
     with pytest.raises(ValueError, match="mesh is 0x3; wanted at least 1x1"):
         Mesh(0, 3)
+
+
+def test_a_mesh_beyond_every_machine_is_refused_before_it_is_laid_out() -> None:
+    with pytest.raises(ValueError, match=r"mesh is 1000000x1000000; expected at most 65,536 tiles"):
+        Mesh.parse("1000000x1000000")

@@ -72,3 +72,10 @@ def test_a_step_in_pieces_is_measured_on_any_number_of_images_and_planned_piece_
 def test_a_step_of_no_images_and_no_processes_are_refused(setting: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=rf"{next(iter(setting))} must be at least 1, got 0"):
         plan_run(load_recipe("digits"), **setting)
+
+
+def test_the_weights_that_a_run_starts_from_are_tried(tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").write_bytes(b"no weights")
+    recipe = replace(load_recipe("digits"), init_from=str(tmp_path / "w.safetensors"), device="cpu")
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        plan_run(recipe, images=4)

@@ -211,3 +211,16 @@ def test_an_unknown_recipe_is_refused_with_the_nearest_names() -> None:
         load_recipe("digit")
     with pytest.raises(ValueError, match=r"unknown recipe 'zzz'; known: cifar100_ann, .* and \d+ more: spimm recipes"):
         load_recipe("zzz")
+
+
+def test_settings_without_effect_are_named() -> None:
+    changes = ["distill_alpha=0.9", "momentum=0.5", "mix_epochs=1", "rate_upper=0.5", "weight_bits_per=channel"]
+    changes += ["augment.erase_mode=const", "folds=3", "batch_parts=3", "milestone_factor=0.5"]
+    idle = apply_overrides(load_recipe("digits"), changes).idle
+    assert sorted(setting.split(",")[0] for setting in idle) == sorted(changes)
+    assert "batch_parts=3, which needs a divisor in common with batch_size=32" in idle
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_no_recipe_has_a_setting_without_effect(name: str) -> None:
+    assert load_recipe(name).idle == []

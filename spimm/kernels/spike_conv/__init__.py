@@ -1,6 +1,6 @@
 """Convolution of spikes: work in proportion to the spikes, 1 bit a spike kept for the backward pass."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -41,10 +41,7 @@ def spike_conv2d(
         )
     if memory not in ("full", "packed"):
         raise ValueError(f"memory is {memory!r}; wanted 'full' or 'packed'")
-    kind = x.device.type
-    if kind != "meta" and torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    x, weight, bias = _autocast(x, weight, bias)
     check_shape("bias", bias, (len(weight),))
     check_dtype("x", x, weight=weight, bias=bias)
     if not (torch.is_grad_enabled() and weight.requires_grad):
@@ -68,8 +65,8 @@ def spike_conv2d_lif(
     """LIF(convolution) + added, for inference. x: [T, B, C, H, W] -> [T, B, C', H', W']; added as the output.
 
     x: [1, ...] with `num_steps` is the same at every step. Where x is sparse the `cpu` backend keeps potentials in
-    registers: no output of the convolution reaches memory. Raises ValueError for shapes that do not fit, RuntimeError
-    where a gradient would be wanted.
+    registers: no output of the convolution reaches memory. Under autocast it computes in autocast's dtype. Raises
+    ValueError for shapes that do not fit, RuntimeError where a gradient would be wanted.
     """
     check_tensors({"x": x, "weight": weight}, {"bias": bias, "added": added})
     dynamics.check(x)
@@ -78,6 +75,7 @@ def spike_conv2d_lif(
         raise ValueError(
             f"x has shape {tuple(x.shape)} and weight {tuple(weight.shape)}; wanted [T, B, C, H, W] and [C', C, k, k]"
         )
+    x, weight, bias, added = _autocast(x, weight, bias, added)
     check_shape("bias", bias, (len(weight),))
     check_dtype("x", x, weight=weight, bias=bias, added=added)
     height, width = (
@@ -87,6 +85,15 @@ def spike_conv2d_lif(
     if torch.is_grad_enabled() and any(y is not None and y.requires_grad for y in (x, weight, bias, added)):
         raise RuntimeError("spike_conv2d_lif has no gradient; use it under torch.no_grad(), or spike_conv2d and lif")
     return dispatch.call("spike_conv2d_lif", backend, x, weight, bias, dynamics, num_steps, padding, added)
+
+
+def _autocast(x: Tensor, *others: Tensor | None) -> Any:
+    """All of them in autocast's dtype where autocast is on."""
+    kind = x.device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return x, *others
+    dtype = torch.get_autocast_dtype(kind)
+    return x.to(dtype), *(None if y is None else y.to(dtype) for y in others)
 
 
 def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, memory: Memory) -> Tensor:
