@@ -74,6 +74,21 @@ def open_own(path: str | Path, flags: int) -> int:
     return descriptor
 
 
+def has_stated_size(path: Path) -> bool:
+    """Whether a .safetensors file is as long as its header says, which is looked at before terabytes are read."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > LONGEST_JSON:
+            return False
+        try:
+            header = parse_json(file.read(length), str(path))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            return path.stat().st_size == 8 + length + max(ends, default=0)
+        except (ValueError, TypeError, LookupError, AttributeError):
+            return False
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:

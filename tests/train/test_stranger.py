@@ -363,3 +363,10 @@ def test_links_and_pipes_in_a_run_folder_lead_nowhere(run: Path, trained: Path, 
             load_run(run)
         shutil.rmtree(run)
         shutil.copytree(trained, run)
+
+
+def test_a_file_that_was_made_long_is_refused_before_it_is_read(run: Path) -> None:
+    path = run / "checkpoints" / "best" / "model.safetensors"
+    os.truncate(path, 2**42)  # with a hole: no disk holds it
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is cut short or was changed"):
+        load_run(run)
