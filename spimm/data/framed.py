@@ -56,7 +56,9 @@ def load_framed(
     note += _told_of(name, framed, mending)
     splits = {part: ImageSplit(frames.images, frames.labels) for part, frames in framed.items()}
     mean, std = statistics
-    return ImageData(name=name, **splits, class_names=class_names, mean=mean, std=std, note=note)
+    train, test, val = splits["train"], splits["test"], splits.get("val")
+    about: dict[str, Any] = {"class_names": class_names, "mean": mean, "std": std, "note": note}
+    return ImageData(name, train, test, **about, val=val)
 
 
 def _told_of(name: str, framed: Mapping[str, Frames], mending: Mending) -> str:

@@ -64,7 +64,7 @@ def _whose(folder: Path) -> str | None:
     return next((name for name, labels in FIRST_LABELS.items() if labels == first), None)
 
 
-def _opened(path: Path | None) -> IO[bytes]:
+def _opened(path: Path | None) -> IO[bytes] | gzip.GzipFile:
     assert path is not None
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 

@@ -13,6 +13,7 @@ from PIL import Image
 from spimm.cli.main import main
 from spimm.cli.subject import SubjectOptions
 from spimm.data import known_classes
+from spimm.train import read_log
 
 TINY = ("image_size=8", "epochs=2", "batch_size=8", "model_options.num_steps=1", "tensorboard=false")
 
@@ -58,6 +59,16 @@ def test_a_run_is_evaluated_from_any_folder(root, tmp_path, monkeypatch, capsys)
     assert str(root) not in (root / "run" / "data.json").read_text() + (root / "run" / "recipe.json").read_text()
     assert main(["train", "digits", "data=folder:one", *TINY, "warmup_epochs=0", "--out", str(root / "run")]) == 0
     assert evaluated([str(root / "run"), "--data-dir", str(root)], capsys) == metrics
+
+
+def test_a_run_is_evaluated_in_the_precision_of_its_training(root, tmp_path, capsys) -> None:
+    command = ["train", "digits", "data=folder:one", *TINY, "warmup_epochs=0", "precision=bf16"]
+    assert main([*command, "--data-dir", str(root), "--out", str(tmp_path)]) == 0
+    *_, logged = (record for record in read_log(tmp_path / "log.jsonl") if record["kind"] == "epoch")
+    found = evaluated([str(tmp_path), "--data-dir", str(root)], capsys)
+    assert found["loss"] == pytest.approx(logged["loss"], rel=1e-6) and found["top1"] == logged["top1"]
+    other = evaluated([str(tmp_path), "--data-dir", str(root), "--precision", "fp32"], capsys)
+    assert other["loss"] != found["loss"]
 
 
 def test_the_data_folder_of_a_run_is_kept_as_well(root, tmp_path, monkeypatch, capsys) -> None:
