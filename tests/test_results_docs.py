@@ -49,3 +49,20 @@ def test_the_twin_on_spikingjelly_is_told_as_it_was_measured() -> None:
     for run in found["runs"]:
         assert f"{run['top1']:.2f}" in told and f"| {run['seconds']:.0f} |" in told
     assert f"{found['time_ratio']}x" in told
+
+
+def test_what_fires_on_queries_is_told_as_it_was_measured() -> None:
+    log = RESULTS / "spikeatconv_cifar10_jpeg" / "attention_spk.jsonl"
+    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    told = PAGE.split("\n## spikeatconv_cifar10_jpeg")[1].split("\n## ")[0]
+    runs = {(record["attention_spk"], record["seed"]) for record in records}
+    for kind, seed in runs:
+        epochs = [r for r in records if (r["attention_spk"], r["seed"], r["kind"]) == (kind, seed, "epoch")]
+        cells = " | ".join(f"{epoch['top1']:.2f}" for epoch in epochs)
+        assert f"| `{kind}` | {seed} | {cells} | {epochs[-1]['train_loss']:.4f} |" in told
+        options = [
+            r["recipe"]["model_options"]
+            for r in records
+            if (r["attention_spk"], r["seed"], r["kind"]) == (kind, seed, "start")
+        ]
+        assert all(option["attention_spk"] == kind for option in options)
