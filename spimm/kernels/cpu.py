@@ -87,8 +87,24 @@ class Coefficients:
 
 def channels_last(x: Tensor, channel_dim: int = 2) -> Tensor:
     """x with the memory order (first dimensions, ..., channel); a view where it has that order already."""
+    if is_regular(x, channel_dim):
+        return x
     moved = x.movedim(channel_dim, -1)
     return regular(x, channel_dim) if moved.is_contiguous() else moved.contiguous().movedim(-1, channel_dim)
+
+
+def is_regular(x: Tensor, channel_dim: int) -> bool:
+    """Whether x has the memory order of `channels_last` and its strides follow from its shape."""
+    shape, strides = x.shape, x.stride()
+    if strides[channel_dim] != 1:
+        return False
+    step = shape[channel_dim]
+    for dim in range(len(shape) - 1, -1, -1):
+        if dim != channel_dim:
+            if strides[dim] != step:
+                return False
+            step *= shape[dim]
+    return True
 
 
 def regular(x: Tensor, channel_dim: int) -> Tensor:
@@ -96,17 +112,10 @@ def regular(x: Tensor, channel_dim: int) -> Tensor:
 
     torch takes a tensor's memory order from strides, those of size 1 included: docs/upstream.md has what goes wrong.
     """
-    if 1 not in x.shape:
+    if 1 not in x.shape or is_regular(x, channel_dim):
         return x
     moved = x.movedim(channel_dim, -1)
-    if not moved.is_contiguous():
-        return x
-    strides = [1]
-    for size in moved.shape[:0:-1]:
-        strides.append(strides[-1] * size)
-    return (
-        x if moved.stride() == tuple(reversed(strides)) else moved.flatten().view(moved.shape).movedim(-1, channel_dim)
-    )
+    return moved.flatten().view(moved.shape).movedim(-1, channel_dim) if moved.is_contiguous() else x
 
 
 def empty_steps(x: Tensor, num_steps: int) -> Tensor:
