@@ -79,6 +79,7 @@ def test_the_sensor_is_as_large_as_the_file_says_or_the_coordinates_of_both_part
     arrays = archive(recordings(30, height=3, width=8), recordings(30, height=7, width=4))
     assert load(tmp_path, arrays).image_size == (7, 8)
     assert load(tmp_path, arrays | {"sensor_hw": np.array([9, 10])}).image_size == (9, 10)
+    assert load(tmp_path, archive(one([1, 2]), one([1, 2]))).image_size == (1, 1)
 
 
 def test_class_names_are_taken_and_the_note_says_how_events_were_binned(tmp_path):

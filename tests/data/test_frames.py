@@ -151,6 +151,12 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
         Framing(**{"frames": 4, **settings})
 
 
+def test_frames_may_take_as_many_bytes_as_the_limit_and_not_one_more():
+    assert Framing(1).shape(2**14, 2**15) == (2**14, 2**15, 1, 2)  # 2**30 bytes
+    with pytest.raises(ValueError, match=r"at most 1073741824 bytes, got 1073774592 for 1 frames of 32769 x 32768"):
+        Framing(1, merge_polarity=True).shape(2**15 + 1, 2**15)
+
+
 def test_a_recording_without_events_or_on_a_smaller_sensor_is_refused():
     with pytest.raises(ValueError, match=r"holds no events \(recording 1 of 2\)"):
         Framing(4).together(Stream.of([recording(3), recording(0)]))

@@ -57,6 +57,14 @@ def test_the_accuracy_of_a_card_is_found_again(name: str, capsys: pytest.Capture
     assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(SHIPPED[name].top1, abs=0.03)
 
 
+def test_the_accuracy_of_a_card_is_that_of_the_last_epoch_of_its_log() -> None:
+    log = Path(__file__).parents[2] / "docs" / "results" / "ttfs_mnist" / "log_shipped.jsonl"
+    start, *_, last = map(json.loads, log.read_text(encoding="utf-8").splitlines())
+    card = SHIPPED["ttfs_mnist_cnn"]
+    assert (start["recipe"]["name"], start["recipe"]["seed"]) == (card.recipe, card.seed)
+    assert (last["epoch"], last["ema_top1"]) == (start["recipe"]["epochs"], card.top1)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in place of the package's, without weights."""
