@@ -16,9 +16,15 @@ template <class S> inline bool all_finite(const S *values, int64_t size, int num
     constexpr int64_t chunk = 16384;
     Bits largest = 0;
 #pragma omp parallel for num_threads(num_threads) schedule(static) reduction(max : largest)
-    for (int64_t begin = 0; begin < size; begin += chunk)
-        for (int64_t i = begin; i < std::min(size, begin + chunk); ++i)
-            largest = std::max<Bits>(largest, std::bit_cast<Bits>(values[i]) & exponent);
+    for (int64_t begin = 0; begin < size; begin += chunk) {
+        const int64_t end = std::min(size, begin + chunk);
+        Bits here = 0;  // in a register, several values at a time
+        for (int64_t i = begin; i < end; ++i) {
+            const Bits found = std::bit_cast<Bits>(values[i]) & exponent;
+            here = found > here ? found : here;
+        }
+        largest = std::max(largest, here);
+    }
     return largest < exponent;
 }
 

@@ -13,6 +13,8 @@ static inline void add_rows(Vec (&sum)[width], const Events &events, uint32_t fr
         add_row<S, width, binary>(sum, rows + static_cast<int64_t>(events.index[e]) * (width * lanes), events.value[e]);
 }
 
+constexpr int widest_with_neuron = 6;  // registers of sums beside as many of potentials
+
 // What the spikes around pixel (line, c) add to it: `line` counts over images, r within its image. A line lists its events
 // by column * in + channel, so that the events of the kernel's columns around a pixel follow each other and meet
 // consecutive rows of weights.
@@ -28,10 +30,29 @@ static inline void add_pixel(Vec (&sum)[width], const Events &events, const S *r
     }
 }
 
-// One block of output channels of a group of images.
+// One block of output channels of a group of images, without a neuron: the sums have the registers to themselves.
 template <class S, int width, bool binary>
-static void forward_block(const ConvCall<S> &call, const Events &events, const Blocks<S, width> &blocks, int64_t block, int64_t image,
-                          int64_t images) {
+static void sum_block(const ConvCall<S> &call, const Events &events, const Blocks<S, width> &blocks, int64_t block, int64_t image,
+                      int64_t images) {
+    const ConvExtent &e = call.e;
+    const S *rows = blocks.rows_of(block);
+    const int64_t n = blocks.channels_of(block);
+    S *to = call.y + image * call.plane() * e.out_channels + block * blocks.size;
+    Vec start[width];
+    for (int j = 0; j < width; ++j) start[j] = load_vec(blocks.bias_of(block) + j * lanes);
+    for (int64_t line = 0; line < images * e.height; ++line)
+        for (int64_t c = 0; c < e.width; ++c) {
+            Vec sum[width];
+            for (int j = 0; j < width; ++j) sum[j] = start[j];
+            add_pixel<S, width, binary>(sum, events, rows, line, line % e.height, c, e);
+            store_block<S, width>(sum, to + (line * e.width + c) * e.out_channels, n);
+        }
+}
+
+// The same with the neuron after it: potentials stay in registers from step to step.
+template <class S, int width, bool binary>
+static void fire_images(const ConvCall<S> &call, const Events &events, const Blocks<S, width> &blocks, int64_t block, int64_t image,
+                        int64_t images) {
     const ConvExtent &e = call.e;
     const S *rows = blocks.rows_of(block);
     const float *bias = blocks.bias_of(block);
@@ -39,19 +60,25 @@ static void forward_block(const ConvCall<S> &call, const Events &events, const B
     const int64_t place = image * call.plane() * e.out_channels + block * blocks.size;
     for (int64_t line = 0; line < images * e.height; ++line)
         for (int64_t c = 0; c < e.width; ++c) {
-            Vec v[width] = {}, sum[width];  // potentials stay in registers from step to step
-            for (int64_t t = 0; t < std::max<int64_t>(1, call.num_steps); ++t) {
+            Vec v[width] = {}, sum[width];
+            for (int64_t t = 0; t < call.num_steps; ++t) {
                 if (t < call.x_steps()) {
                     for (int j = 0; j < width; ++j) sum[j] = load_vec(bias + j * lanes);
                     add_pixel<S, width, binary>(sum, events, rows, t * images * e.height + line, line % e.height, c, e);
                 }
                 const int64_t to = t * step + place + (line * e.width + c) * e.out_channels;
-                if (call.num_steps == 0)
-                    store_block<S, width>(sum, call.y + to, n);
-                else
-                    fire_block<S, width>(call.neuron, v, sum, call.added == nullptr ? nullptr : call.added + to, call.y + to, n);
+                fire_block<S, width>(call.neuron, v, sum, call.added == nullptr ? nullptr : call.added + to, call.y + to, n);
             }
         }
+}
+
+template <class S, int width, bool binary>
+static void forward_block(const ConvCall<S> &call, const Events &events, const Blocks<S, width> &blocks, int64_t block, int64_t image,
+                          int64_t images) {
+    if (call.num_steps == 0)
+        sum_block<S, width, binary>(call, events, blocks, block, image, images);
+    else if constexpr (width <= widest_with_neuron)
+        fire_images<S, width, binary>(call, events, blocks, block, image, images);
 }
 
 // Images that are taken together, and whether their input is sparse.
@@ -120,7 +147,7 @@ template <class S> static void forward(const ConvCall<S> &call, const S *weight,
     if (std::ranges::any_of(groups.sparse, is_sparse) && !all_finite(weight, call.weights(), num_threads))
         std::ranges::fill(groups.sparse, 0);  // 0 times infinity is not 0: no product may be left out
     if (std::ranges::any_of(groups.sparse, is_sparse)) {
-        const int64_t widest = call.num_steps == 0 ? 8 : 6;
+        const int64_t widest = call.num_steps == 0 ? 8 : widest_with_neuron;
         with_width<S>(block_width<S>(call.e.out_channels, call.weights() / call.e.out_channels, widest), [&]<int width>() {
             sparse_groups<S, width>(call, groups, Blocks<S, width>(weight, bias, call.e, num_threads), num_threads);
         });
