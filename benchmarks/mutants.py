@@ -30,7 +30,11 @@ TESTS = {
     "spimm/neurons/multi.py": ["tests/neurons", "tests/layers/test_spk.py"],
     "spimm/surrogate.py": ["tests/test_surrogate.py"],
     "spimm/layers/norm.py": ["tests/layers"],
-    "spimm/layers/attention.py": ["tests/layers/test_attention.py", "tests/models/test_qkformer.py"],
+    "spimm/layers/attention.py": [
+        "tests/layers/test_attention.py",
+        "tests/models/test_qkformer.py",
+        "tests/models/test_hooks.py",
+    ],
     "spimm/layers/grid_attention.py": ["tests/layers/test_grid_attention.py"],
     "spimm/layers/spk.py": ["tests/layers/test_spk.py"],
     "spimm/models/spikeatconv.py": ["tests/models/test_spikeatconv.py", "tests/models/test_spikeatconv_sizes.py"],

@@ -24,3 +24,5 @@ def test_impossible_coefficients_are_refused():
         EnergyCosts(hop_pj=-1)
     with pytest.raises(ValueError, match="link_capacity=0"):
         TimeCosts(link_capacity=0)
+    with pytest.raises(ValueError, match="window_us=0"):
+        TimeCosts(window_us=0)

@@ -94,3 +94,5 @@ def test_one_value_a_channel_cannot_be_normalised(fused: bool) -> None:
     assert norm.num_batches_tracked == 0
     norm.eval()
     assert (norm_neuron(x, norm, LIF()) if fused else batch_norm(x, norm)).isfinite().all()
+    two = steps(1, 2, 6, 1, 1)
+    assert (norm_neuron(two, norm.train(), LIF()) if fused else batch_norm(two, norm.train())).isfinite().all()

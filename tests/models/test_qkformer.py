@@ -214,6 +214,11 @@ def test_settings_without_meaning_are_refused(options: dict[str, Any], message: 
         tiny(**options)
 
 
+def test_the_width_halves_once_before_each_stage_but_the_first() -> None:
+    model = tiny(embed_dim=40, num_heads=1)  # a multiple of 4, not of 16
+    assert model(torch.rand(1, 3, 16, 16)).shape == (1, 10)
+
+
 def test_a_configuration_without_steps_is_refused() -> None:
     with pytest.raises(ValueError, match="num_steps is 0; wanted at least 1"):
         QKFormerConfig(num_steps=0)
