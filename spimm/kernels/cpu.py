@@ -89,8 +89,8 @@ def channels_last(x: Tensor, channel_dim: int = 2) -> Tensor:
     """x with the memory order (first dimensions, ..., channel); a view where it has that order already."""
     if is_regular(x, channel_dim):
         return x
-    moved = x.movedim(channel_dim, -1)
-    return regular(x, channel_dim) if moved.is_contiguous() else moved.contiguous().movedim(-1, channel_dim)
+    moved = x.movedim(channel_dim, -1).contiguous()
+    return moved.flatten().view(moved.shape).movedim(-1, channel_dim)
 
 
 def is_regular(x: Tensor, channel_dim: int) -> bool:
